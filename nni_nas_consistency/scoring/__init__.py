@@ -1,0 +1,1 @@
+"""Scores of archs from a supernet."""

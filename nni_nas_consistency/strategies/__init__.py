@@ -1,0 +1,1 @@
+"""Strategies for NNI: one-shot training with the sandwich rule, and scoring of released lists."""

@@ -1,0 +1,1 @@
+"""What makes a search space into a weight-sharing network."""

@@ -1,0 +1,123 @@
+"""RetiariiExperiment and RetiariiExeConfig on top of NNI 3.0, and every workaround for what is broken in it.
+
+NNI is archived upstream, so nothing will be mended there. Each workaround has a test in tests/test_experiment.py that
+fails once NNI no longer needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import Any
+
+from nni.experiment import RunMode
+from nni.nas.evaluator import Evaluator
+from nni.nas.experiment import NasExperiment, NasExperimentConfig
+from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLinear
+from nni.nas.strategy import Strategy
+
+
+class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
+    """Settings of an experiment, with Retiarii's signature.
+
+    Engine and format can be set by name at any time, which NNI 3.0 rejects (workaround).
+
+    Args:
+        training_service_platform: Where trials run, such as `local`.
+        execution_engine: `ts` for a training service, or `sequential` for trials in this process.
+        model_format: `simplified`, or `raw` to keep a supernet's weights.
+        **settings: Any other field of NNI's `NasExperimentConfig`.
+    """
+
+    def __init__(
+        self,
+        training_service_platform: str = "local",
+        *,
+        execution_engine: str = "ts",
+        model_format: str = "simplified",
+        **settings: Any,
+    ) -> None:
+        settings.setdefault("trial_concurrency", 1)
+        super().__init__(execution_engine, model_format, training_service_platform, **settings)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "execution_engine" and isinstance(value, str):
+            value = ExecutionEngineConfig(name=value)
+        if name == "model_format" and isinstance(value, str):
+            value = ModelFormatConfig(name=value)
+        super().__setattr__(name, value)
+
+
+class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
+    """Explore a space with a strategy, under Retiarii's name and call.
+
+    A one-shot strategy, or a space that is a supernet, runs in this process; other strategies go through NNI's
+    manager, whose web page is bound to this machine only (workaround: NNI binds it to all interfaces, without a
+    password).
+
+    Args:
+        space: The model space.
+        evaluator: What trains or scores a model.
+        strategy: What explores.
+        config: Settings; inferred from the other three by default.
+    """
+
+    def __init__(
+        self, space: ModelSpace, evaluator: Evaluator, strategy: Strategy, config: NasExperimentConfig | None = None
+    ) -> None:
+        super().__init__(space, evaluator, strategy, config)
+
+    def run(self, config: NasExperimentConfig | None = None, port: int = 8080, debug: bool = False) -> bool:
+        """Run to the end and return whether it succeeded.
+
+        Args:
+            config: Settings that replace those given before.
+            port: Of the web page, where NNI's manager is needed.
+            debug: Whether to log in detail.
+        """
+        if config is not None:
+            self.config = config
+        return bool(super().run(port, debug=debug))
+
+    def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
+        """Start, and return when the strategy is done."""
+        with localhost_only():
+            super().start(port, debug, run_mode)
+
+
+@contextmanager
+def localhost_only() -> Iterator[None]:
+    """Bind an NNI manager that is started inside to 127.0.0.1; `nnictl` too, which inherits the environment."""
+    before = os.environ.get("NODE_OPTIONS")
+    with as_file(files("nni_nas_consistency") / "data" / "localhost.js") as script:
+        os.environ["NODE_OPTIONS"] = f'{before or ""} --require "{script}"'.strip()
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["NODE_OPTIONS"]
+            else:
+                os.environ["NODE_OPTIONS"] = before
+
+
+def repair_freeze() -> None:
+    """Let NNI's own supernets freeze layers without bias: their `freeze_weight` hands on `bias: None` (workaround)."""
+    for operation in (MixedConv2d, MixedLinear):
+        if not hasattr(operation.freeze_weight, "leaves_out_missing"):
+            operation.freeze_weight = _leaving_out_missing(operation.freeze_weight)
+
+
+def _leaving_out_missing(freeze_weight: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def repaired(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        weights = freeze_weight(self, *args, **kwargs)
+        return {name: value for name, value in weights.items() if value is not None}
+
+    repaired.leaves_out_missing = True  # type: ignore[attr-defined]
+    return repaired
+
+
+repair_freeze()

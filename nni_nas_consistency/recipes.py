@@ -1,0 +1,114 @@
+"""The training recipes as plain values: what is published, as it was published, and the short ones of this project."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nni_nas_consistency.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TRAIN, Augmentation
+from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
+from nni_nas_consistency.supernet.active import Space
+
+MakeSampler = Callable[[Space, torch.Generator], Sampler]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """SGD with a linear warm-up per step, then a cosine per epoch.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images a batch.
+        lr: Peak learning rate.
+        warmup_steps: Steps until the peak.
+        weight_decay: L2 penalty.
+        momentum: Of SGD.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    momentum: float = 0.9
+
+    def lr_factor(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step (from 0) as a share of the peak, in [0, 1]."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        epoch = step // steps_per_epoch
+        return 0.5 * (1 + math.cos(math.pi * min(epoch / self.epochs, 1)))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a supernet is trained.
+
+    Args:
+        optimization: Optimizer and schedule.
+        augmentation: Of the training images.
+        n: Archs a batch.
+        sandwich: Whether the largest and the smallest arch run in every batch.
+        distill: Whether all archs but the largest learn from its softmax.
+        grad_clip: Largest gradient norm, or None.
+        sampler: Makes the sampler of a space.
+    """
+
+    optimization: Optimization
+    augmentation: Augmentation
+    n: int
+    sandwich: bool
+    distill: bool
+    grad_clip: float | None
+    sampler: MakeSampler
+
+
+def _strict_fair(space: Space, generator: torch.Generator) -> Sampler:
+    return strict_fair_sampler(space.form, generator)
+
+
+def _uniform(space: Space, generator: torch.Generator) -> Sampler:
+    return UniformSampler(space.form, generator)
+
+
+NAZARICK = Recipe(
+    Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=0.0),
+    CIFAR100_TRAIN,
+    n=18,
+    sandwich=True,
+    distill=True,
+    grad_clip=5.0,
+    sampler=_strict_fair,
+)
+"""Third place of CVPR 2021 NAS track 1; about 10 h on one V100 as published."""
+
+ANS = Recipe(
+    Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4),
+    CIFAR100_ANS,
+    n=6,
+    sandwich=False,
+    distill=False,
+    grad_clip=None,
+    sampler=_uniform,
+)
+"""Second place of CVPR 2021 NAS track 1, its first phase: six single paths a step."""
+
+DIGITS = Recipe(
+    Optimization(epochs=40, batch_size=64, lr=0.4, warmup_steps=100, weight_decay=0.0),
+    DIGITS_TRAIN,
+    n=18,
+    sandwich=True,
+    distill=True,
+    grad_clip=5.0,
+    sampler=_strict_fair,
+)
+"""Recipe nazarick at the length of the embedded benchmark, with a step size for so few steps."""
+
+STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=5e-4)
+"""How the reference accuracies of 2021 were trained, with the augmentation `CIFAR100_TRAIN`."""
+
+STANDALONE_DIGITS = Optimization(epochs=40, batch_size=64, lr=0.1, warmup_steps=100, weight_decay=5e-4)
+"""How the reference accuracies of the embedded benchmark are trained."""

@@ -1,0 +1,107 @@
+"""The plain scorer: one arch at a time, image batch by image batch. What faster scorers must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nni_nas_consistency.arch import Arch
+from nni_nas_consistency.supernet.active import Space, set_active_subnet
+from nni_nas_consistency.supernet.bn import BN_STATISTICS, BNStatistics, batch_statistics, estimated_statistics
+
+Metric = Literal["loss", "acc"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Gives the batches anew at each call: images float [B, C, H, W], labels int64 [B]."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How archs are scored.
+
+    Args:
+        metric: `loss`: negative mean cross-entropy, which ranked better in recipe nazarick; `acc`: top-1 accuracy, 0–1.
+        bn: The batch-norm statistics.
+        test: The batches that are scored; with `bn="batch"` their composition matters.
+        train: The batches that statistics are estimated from, for `bn="train"`.
+
+    Raises:
+        ValueError: metric or bn is none of those allowed, or `bn="train"` has no training batches.
+    """
+
+    metric: Metric
+    bn: BNStatistics
+    test: Batches
+    train: Batches | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric is {self.metric!r}; allowed are {', '.join(METRICS)}")
+        if self.bn not in BN_STATISTICS:
+            raise ValueError(f"bn is {self.bn!r}; allowed are {', '.join(BN_STATISTICS)}")
+        if self.bn == "train" and self.train is None:
+            raise ValueError("bn='train' needs training batches to estimate the statistics from")
+
+
+def score_archs(supernet: Space, archs: Sequence[Arch], scoring: Scoring) -> Iterator[float]:
+    """Yield the score of each arch, higher is better.
+
+    Args:
+        supernet: A chain space after `make_supernet`.
+        archs: The archs to score.
+        scoring: How.
+    """
+    for arch in archs:
+        with set_active_subnet(supernet, arch):
+            yield score_network(cast("nn.Module", supernet), scoring)
+
+
+@torch.no_grad()
+def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[float], object] | None = None) -> float:
+    """Return the score of a network as it stands: an extracted subnet, or a supernet with its active one.
+
+    Args:
+        network: The network.
+        scoring: How.
+        report: Is told the mean score so far after every batch.
+
+    Raises:
+        ValueError: There is no image to score.
+    """
+    was_training = network.training
+    network.eval()
+    total, images_seen = 0.0, 0
+    try:
+        with _statistics(network, scoring):
+            for images, labels in scoring.test():
+                total += _summed(network(images), labels, scoring.metric)
+                images_seen += len(labels)
+                if report is not None:
+                    report(total / images_seen)
+    finally:
+        network.train(was_training)
+    if not images_seen:
+        raise ValueError("no images to score on")
+    return total / images_seen
+
+
+def _summed(logits: Tensor, labels: Tensor, metric: Metric) -> float:
+    if metric == "acc":
+        return float((logits.argmax(-1) == labels).sum())
+    return -float(F.cross_entropy(logits, labels, reduction="sum"))
+
+
+def _statistics(network: nn.Module, scoring: Scoring) -> AbstractContextManager[None]:
+    if scoring.bn == "supernet":
+        return nullcontext()
+    if scoring.bn == "batch":
+        return batch_statistics(network)
+    batches = scoring.test if scoring.bn == "test" or scoring.train is None else scoring.train
+    return estimated_statistics(network, network, (images for images, _ in batches()))

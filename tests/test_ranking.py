@@ -1,0 +1,291 @@
+import ast
+import warnings
+from itertools import combinations
+from math import asin, pi, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from nni_nas_consistency import ranking
+from nni_nas_consistency.ranking import (
+    MatchError,
+    kendall_tau,
+    match,
+    pearson,
+    rank_consistency,
+    ranks,
+    spearman,
+    top_overlap,
+)
+
+CORRELATIONS = {"kendall": kendall_tau, "pearson": pearson, "spearman": spearman}
+FEW_VALUES = st.integers(-3, 3) | st.sampled_from([0.5, -1e9, 1e-9])
+
+
+def pairs(values, max_size=25):
+    return st.lists(st.tuples(values, values), min_size=2, max_size=max_size)
+
+
+def columns(rows):
+    x, y = (np.array(column, float) for column in zip(*rows, strict=True))
+    assume(len(set(x)) > 1 and len(set(y)) > 1)
+    return x, y
+
+
+def normal_pair(n, correlation, seed):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=n)
+    return x, correlation * x + sqrt(1 - correlation**2) * generator.normal(size=n)
+
+
+def intervals_of(consistency):
+    return {"kendall": consistency.kendall, "pearson": consistency.pearson, "spearman": consistency.spearman}
+
+
+def tau_by_pairs(x, y):
+    signs = [(np.sign(x[i] - x[j]), np.sign(y[i] - y[j])) for i, j in combinations(range(len(x)), 2)]
+    untied_x, untied_y = sum(a != 0 for a, _ in signs), sum(b != 0 for _, b in signs)
+    return sum(a * b for a, b in signs) / sqrt(untied_x * untied_y)
+
+
+def rank_by_counting(values, value):
+    return 1 + sum(other > value for other in values) + (sum(other == value for other in values) - 1) / 2
+
+
+@given(pairs(FEW_VALUES))
+def test_tau_is_its_definition_over_all_pairs_and_scipys(rows):
+    x, y = columns(rows)
+    assert kendall_tau(x, y) == pytest.approx(tau_by_pairs(x, y), abs=1e-12)
+    assert kendall_tau(x, y) == stats.kendalltau(x, y, variant="b").statistic
+
+
+def test_tau_counts_ties_as_tau_b_does():
+    assert kendall_tau([1, 1, 2, 3], [1, 2, 2, 4]) == pytest.approx(4 / 5)
+    assert kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(4 / 6)
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1
+
+
+@given(pairs(st.floats(-10, 10).map(lambda number: round(number, 3))))
+def test_pearson_is_covariance_over_both_deviations(rows):
+    x, y = columns(rows)
+    a, b = x - x.mean(), y - y.mean()
+    assert pearson(x, y) == pytest.approx((a @ b) / sqrt((a @ a) * (b @ b)), abs=1e-9)
+
+
+@given(pairs(FEW_VALUES))
+def test_ranks_count_the_better_ones_and_spearman_is_pearson_of_ranks(rows):
+    x, y = columns(rows)
+    by_counting = [[rank_by_counting(values, value) for value in values] for values in (x, y)]
+    assert [ranks(x).tolist(), ranks(y).tolist()] == by_counting
+    assert spearman(x, y) == pytest.approx(pearson(*by_counting), abs=1e-12)
+
+
+@pytest.mark.parametrize("offset, scale", [(1e15, 1.0), (0.0, 1e307), (0.0, 5e-324), (1.0, 2.0**-52)])
+def test_pearson_sees_neither_offset_nor_scale_however_extreme(offset, scale):
+    x, y = np.array([0.0, 1, 2, 4, 7]), np.array([1.0, 0, 3, 2, 9])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pearson(offset + scale * x, -y) == pytest.approx(-pearson(x, y), abs=1e-12)
+
+
+@pytest.mark.parametrize("correlation", CORRELATIONS.values())
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        ([1.0], [2.0], "a correlation needs at least 2 pairs, not 1"),
+        ([], [], "a correlation needs at least 2 pairs, not 0"),
+        ([1, 2, 3], [1, 2], "x has shape (3,), y (2,); both must be [N], paired"),
+        ([[1, 2]], [[2, 1]], "x has shape (1, 2), y (1, 2); both must be [N], paired"),
+        ([1, float("nan"), 2], [1, 2, 3], "x[1] is nan; every number must be finite"),
+        ([1, 2, 3], [1, 2, -float("inf")], "y[2] is -inf; every number must be finite"),
+        ([1, 2, 3], [7, 7, 7], "y is 7.0 throughout; a constant list has no correlation"),
+    ],
+)
+def test_what_has_no_correlation_is_refused(correlation, x, y, message):
+    with pytest.raises(ValueError) as error:
+        correlation(x, y)
+    assert str(error.value) == message
+
+
+def test_top_overlap_is_the_share_of_the_best_that_are_found():
+    reference = [9, 8, 7, 6, 5, 4]
+    scores = [5, 1, 6, 4, 3, 2]
+    assert [top_overlap(scores, reference, k) for k in range(1, 7)] == [0, 1 / 2, 2 / 3, 3 / 4, 4 / 5, 1]
+
+
+def test_of_tied_archs_the_earlier_is_among_the_best():
+    assert top_overlap([1, 1, 1, 0], [3, 2, 1, 0], 1) == 1
+    assert top_overlap([0, 1, 1, 1], [0, 1, 2, 3], 1) == 0
+    assert top_overlap([0, 1, 1, 1], [0, 3, 2, 1], 2) == 1
+
+
+@pytest.mark.parametrize("k", [0, -1, 4])
+def test_a_k_outside_the_list_is_refused(k):
+    with pytest.raises(ValueError) as error:
+        rank_consistency([1, 2, 3], [1, 3, 2], resamples=1, ks=[k])
+    assert str(error.value) == f"the best {k} of 3 archs cannot be compared; k is 1 to 3"
+
+
+@pytest.mark.parametrize("n, ks", [(2, [1]), (9, [1]), (10, [1, 10]), (95, [10]), (101, [10, 11]), (300, [10, 30])])
+def test_the_best_ten_and_the_best_tenth_are_compared_by_default(n, ks):
+    assert list(rank_consistency(range(n), range(n), resamples=1).top) == ks
+
+
+def test_consistency_holds_the_plain_numbers_of_all_archs():
+    x, y = normal_pair(50, 0.7, seed=1)
+    found = rank_consistency(x, y, resamples=5, ks=[20, 3, 20], level=0.5)
+    assert (found.n, found.level) == (50, 0.5)
+    assert found.top == {3: top_overlap(x, y, 3), 20: top_overlap(x, y, 20)}
+    assert list(found.top) == [3, 20]
+    for name, correlation in CORRELATIONS.items():
+        assert intervals_of(found)[name].value == correlation(x, y)
+
+
+def test_intervals_are_percentiles_over_archs_drawn_with_replacement():
+    x, y = normal_pair(40, 0.6, seed=2)
+    generator = np.random.default_rng(5)
+    draws = [generator.integers(40, size=40) for _ in range(50)]
+    found = rank_consistency(x, y, seed=5, resamples=50, level=0.8)
+    for name, correlation in CORRELATIONS.items():
+        interval = intervals_of(found)[name]
+        values = [correlation(x[draw], y[draw]) for draw in draws]
+        assert (interval.low, interval.high) == pytest.approx(np.percentile(values, [10, 90]), abs=1e-12)
+
+
+@pytest.mark.parametrize("level, least, most", [(0.95, 36, 40), (0.5, 12, 28)])
+def test_an_interval_covers_the_truth_as_often_as_its_level_says(level, least, most):
+    truth = {"kendall": 2 / pi * asin(0.8), "pearson": 0.8, "spearman": 6 / pi * asin(0.4)}
+    found = [rank_consistency(*normal_pair(80, 0.8, seed), level=level, resamples=100) for seed in range(40)]
+    for name, value in truth.items():
+        intervals = [intervals_of(consistency)[name] for consistency in found]
+        assert least <= sum(interval.low <= value <= interval.high for interval in intervals) <= most, name
+
+
+def test_an_interval_halves_with_four_times_the_archs():
+    few, many = (rank_consistency(*normal_pair(n, 0.8, seed=4), resamples=300) for n in (150, 600))
+    for name in CORRELATIONS:
+        narrow, wide = intervals_of(many)[name], intervals_of(few)[name]
+        assert 0.35 < (narrow.high - narrow.low) / (wide.high - wide.low) < 0.7, name
+
+
+def test_one_seed_gives_one_result_and_another_seed_another():
+    pair = normal_pair(30, 0.5, seed=6)
+    first, again, other = (rank_consistency(*pair, seed=seed, resamples=40) for seed in (7, 7, 8))
+    assert first == again
+    assert first.kendall.value == other.kendall.value
+    assert first.kendall.low != other.kendall.low
+
+
+@pytest.mark.parametrize(
+    "scores, reference",
+    [([1, 2], [2, 1]), ([0, 0, 0, 0, 0, 1], [1, 2, 3, 4, 5, 6]), ([0, 0, 1], [1, 0, 0])],
+)
+def test_draws_without_a_correlation_are_drawn_again(scores, reference):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rank_consistency(scores, reference, resamples=60)
+    for interval in intervals_of(found).values():
+        assert -1 <= interval.low <= interval.high <= 1
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"resamples": 0}, "0 resamples give no interval; ask for at least 1"),
+        ({"level": 95}, "the level of an interval is 95; it lies between 0 and 1, such as 0.95"),
+        ({"level": 0.0}, "the level of an interval is 0.0; it lies between 0 and 1, such as 0.95"),
+    ],
+)
+def test_settings_that_give_no_interval_are_refused(settings, message):
+    with pytest.raises(ValueError) as error:
+        rank_consistency([1, 2, 3], [1, 3, 2], **settings)
+    assert str(error.value) == message
+
+
+def test_errors_of_a_ranking_say_which_side_is_wrong():
+    with pytest.raises(ValueError) as error:
+        rank_consistency([1, 2, 3], [0, 0, 0])
+    assert str(error.value) == "reference is 0.0 throughout; a constant list has no correlation"
+    with pytest.raises(ValueError) as error:
+        top_overlap([1, float("nan")], [0, 1], 1)
+    assert str(error.value) == "scores[1] is nan; every number must be finite"
+
+
+def listed(count, start=1):
+    return {f"arch{index}": (f"code{index}", index / 10) for index in range(start, start + count)}
+
+
+def test_match_pairs_by_name_in_the_order_of_the_reference():
+    scores = {"b": ("8-4", -1.0), "a": ("4-4", -2.0), "c": ("4-8", -3.0)}
+    reference = {"c": ("4-8", 0.1), "a": ("4-4", 0.2), "b": ("8-4", 0.3)}
+    names, x, y = match(scores, reference)
+    assert names == ["c", "a", "b"]
+    assert (x.tolist(), y.tolist()) == ([-3.0, -2.0, -1.0], [0.1, 0.2, 0.3])
+    assert x.dtype == y.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "scores, reference, message",
+    [
+        (
+            listed(3),
+            listed(4),
+            "the scores lack 1 arch of the reference: arch4; --common ranks the shared ones (3)",
+        ),
+        (
+            listed(5, start=3),
+            listed(9, start=6),
+            "the scores lack 7 archs of the reference: arch8, arch9, arch10, arch11, arch12 and 2 more; "
+            "the reference lacks 3 archs of the scores: arch3, arch4, arch5; --common ranks the shared ones (2)",
+        ),
+        (
+            listed(7),
+            listed(2),
+            "the reference lacks 5 archs of the scores: arch3, arch4, arch5, arch6, arch7; "
+            "--common ranks the shared ones (2)",
+        ),
+    ],
+)
+def test_archs_on_one_side_only_are_counted_named_and_refused(scores, reference, message):
+    with pytest.raises(MatchError) as error:
+        match(scores, reference)
+    assert str(error.value) == message
+
+
+def test_common_ranks_the_shared_archs():
+    names, x, y = match(listed(5, start=3), listed(9, start=6), common=True)
+    assert names == ["arch6", "arch7"]
+    assert x.tolist() == y.tolist() == [0.6, 0.7]
+
+
+@pytest.mark.parametrize("shared, told", [(0, "0 archs"), (1, "1 arch")])
+def test_fewer_than_two_shared_archs_are_refused(shared, told):
+    with pytest.raises(MatchError) as error:
+        match(listed(3), listed(3, start=4 - shared), common=True)
+    assert str(error.value) == f"scores and reference share {told}; a ranking needs at least 2"
+
+
+@pytest.mark.parametrize("common", [False, True])
+def test_one_name_for_two_codes_is_refused(common):
+    other = listed(4) | {"arch2": ("8-8", 0.5)}
+    with pytest.raises(MatchError) as error:
+        match(other, listed(4), common=common)
+    assert (
+        str(error.value) == "arch2 is '8-8' in the scores but 'code2' in the reference; rank scores of the same archs"
+    )
+    with pytest.raises(MatchError) as error:
+        match(other | {"arch4": ("4-4", 0.5)}, listed(4), common=common)
+    assert "'code2' in the reference (2 archs differ like this); rank" in str(error.value)
+
+
+def test_ranking_stands_on_numpy_and_scipy_alone():
+    with open(ranking.__file__, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    froms = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    plain = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert froms | plain == {"__future__", "collections", "dataclasses", "math", "numpy", "scipy"}
