@@ -7,18 +7,29 @@ fails once NNI no longer needs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import torch
 from nni.experiment import RunMode
-from nni.nas.evaluator import Evaluator
+from nni.nas.evaluator import Evaluator, FunctionalEvaluator
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLinear
-from nni.nas.strategy import Strategy
+from nni.nas.strategy import RegularizedEvolution, Strategy
+
+from nni_nas_consistency.arch import Arch
+from nni_nas_consistency.datasets import Images
+from nni_nas_consistency.evaluators import TrainingRun, score_subnet, training_evaluator
+from nni_nas_consistency.recipes import Recipe
+from nni_nas_consistency.released import Json, ScoreFile, write_scores
+from nni_nas_consistency.scoring.subnet import Scoring
+from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.strategies.oneshot import SandwichStrategy, Step
 
 
 class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
@@ -87,6 +98,71 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         """Start, and return when the strategy is done."""
         with localhost_only():
             super().start(port, debug, run_mode)
+
+
+def train_supernet(
+    space: ChainSpace, recipe: Recipe, train: Images, val: Images, *, seed: int, run: TrainingRun, step: Step = "auto"
+) -> ChainSpace:
+    """Train a space as a supernet by a recipe, through a `RetiariiExperiment`, and return the supernet.
+
+    Args:
+        space: The search space; it becomes the supernet, in place. Its first weights are torch's, so seed torch before
+            it is made.
+        recipe: How to train.
+        train: Training images, on the device that trains.
+        val: Images that validation follows the largest, the smallest and a few other archs on.
+        seed: Of the sampler, the order of the images and the augmentation.
+        run: Where checkpoints go, and how.
+        step: Whether the archs of a batch run stacked or one by one.
+
+    Raises:
+        NonFiniteLoss: The training diverged.
+        FileNotFoundError: `run.resume` without a checkpoint.
+    """
+    evaluator = training_evaluator(recipe.optimization, train, recipe.augmentation, val, seed=seed, run=run)
+    strategy = SandwichStrategy(
+        recipe.n,
+        sampler=recipe.sampler(space, torch.Generator().manual_seed(seed)),
+        sandwich=recipe.sandwich,
+        distill=recipe.distill,
+        grad_clip=recipe.grad_clip,
+        step=step,
+        seed=seed,
+    )
+    RetiariiExperiment(space, evaluator, strategy).run()
+    return cast("ChainSpace", strategy.supernet)
+
+
+def evolve(
+    supernet: ChainSpace,
+    scoring: Scoring,
+    *,
+    out: Path,
+    trials: int,
+    population: int,
+    seed: int,
+    provenance: Mapping[str, Json],
+) -> Arch:
+    """Search a trained supernet with NNI's regularized evolution, in this process, and return the best arch.
+
+    Args:
+        supernet: The trained supernet.
+        scoring: How archs are scored.
+        out: Score file for all archs that were scored, named by their order.
+        trials: How many archs to score.
+        population: Archs that live at a time, of which a quarter compete to be a parent.
+        seed: Of the evolution.
+        provenance: For the score file.
+    """
+    strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
+    config = RetiariiExeConfig(execution_engine="sequential", model_format="raw", max_trial_number=trials)
+    experiment = RetiariiExperiment(supernet, FunctionalEvaluator(score_subnet, scoring=lambda: scoring), strategy)
+    experiment.run(config)
+    models = [model for model in strategy.list_models(sort=False) if model.metric is not None]
+    archs = [supernet.arch(model.sample) for model in models]
+    scores = {f"arch{i}": (arch, float(model.metric)) for i, (arch, model) in enumerate(zip(archs, models), 1)}
+    write_scores(out, ScoreFile(scores, provenance))
+    return max(scores.values(), key=lambda scored: scored[1])[0]
 
 
 @contextmanager

@@ -116,13 +116,10 @@ def _axes(theme: _Theme, title: str, caption: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.4, 5.4), dpi=180, layout=layout, facecolor=theme.paper)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.paper)
-    axes.set_title(
-        fill(title, 42), loc="left", pad=24, color=theme.ink, fontsize=11, fontweight="bold", parse_math=False
-    )
-    axes.annotate(
-        caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points",
-        color=theme.muted, fontsize=9, parse_math=False,
-    )  # fmt: skip
+    heading = axes.set_title(fill(title, 42), loc="left", pad=24, color=theme.ink, parse_math=False)
+    heading.set(fontsize=11, fontweight="bold")
+    below = axes.annotate(caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points")
+    below.set(fontsize=9, color=theme.muted, parse_math=False)
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

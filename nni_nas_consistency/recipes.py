@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -65,6 +65,10 @@ class Recipe:
     grad_clip: float | None
     sampler: MakeSampler
 
+    def for_epochs(self, epochs: int) -> Recipe:
+        """Return the same recipe at another length."""
+        return replace(self, optimization=replace(self.optimization, epochs=epochs))
+
 
 def _strict_fair(space: Space, generator: torch.Generator) -> Sampler:
     return strict_fair_sampler(space.form, generator)
@@ -110,5 +114,5 @@ DIGITS = Recipe(
 STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=5e-4)
 """How the reference accuracies of 2021 were trained, with the augmentation `CIFAR100_TRAIN`."""
 
-STANDALONE_DIGITS = Optimization(epochs=40, batch_size=64, lr=0.1, warmup_steps=100, weight_decay=5e-4)
+STANDALONE_DIGITS = Optimization(epochs=20, batch_size=64, lr=0.1, warmup_steps=50, weight_decay=5e-4)
 """How the reference accuracies of the embedded benchmark are trained."""

@@ -2,7 +2,7 @@ from itertools import accumulate
 
 import pytest
 from helpers import digit_codes, width_codes
-from hypothesis import given
+from hypothesis import given, settings
 
 from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, ArchError, width_form
 
@@ -30,6 +30,7 @@ def test_the_largest_arch_is_the_example():
     assert RESNET20.example() == WIDTHS
 
 
+@settings(deadline=None)
 @given(width_codes(RESNET20))
 def test_a_width_code_survives_parsing_and_formatting(code):
     arch = RESNET20.parse(code)
@@ -38,6 +39,7 @@ def test_a_width_code_survives_parsing_and_formatting(code):
     assert RESNET20.arch(arch.choices) == arch
 
 
+@settings(deadline=None)
 @given(width_codes(DIGITS))
 def test_a_code_of_the_digits_space_survives_parsing_and_formatting(code):
     arch = DIGITS.parse(code)
@@ -45,6 +47,7 @@ def test_a_code_of_the_digits_space_survives_parsing_and_formatting(code):
     assert DIGITS.arch(arch.choices) == arch
 
 
+@settings(deadline=None)
 @given(digit_codes())
 def test_a_digit_code_survives_parsing_with_and_without_its_leading_one(code):
     arch = RESNET48.parse(code)

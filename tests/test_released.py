@@ -27,7 +27,7 @@ from nni_nas_consistency.released import (
 
 A, B, C = ("-".join([width, "8"] + ["4"] * 18) for width in ("4", "8", "12"))
 DIGITS_48 = "22221" + "1111000000" * 2 + "1111000000000000" + "1111000000"
-files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 lists = st.one_of(
     st.tuples(st.just(RESNET20), st.lists(width_codes(RESNET20), min_size=1, unique=True)),
     st.tuples(st.just(DIGITS), st.lists(width_codes(DIGITS), min_size=1, unique=True)),

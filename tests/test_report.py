@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from nni_nas_consistency.plots import png, rank_plot, scatter_plot
 from nni_nas_consistency.ranking import Consistency, Interval, rank_consistency
@@ -85,16 +86,8 @@ def test_json_holds_everything_and_reads_back_exactly(tmp_path):
     report = report_of()
     write_report(report, tmp_path)
     read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert list(read) == [
-        "title",
-        "settings",
-        "provenance",
-        "score_label",
-        "reference_label",
-        "consistency",
-        "baselines",
-        "archs",
-    ]
+    described = ["title", "settings", "provenance", "score_label", "reference_label"]
+    assert list(read) == [*described, "consistency", "baselines", "archs"]
     assert (read["title"], read["settings"], read["provenance"]) == (report.title, report.settings, report.provenance)
     assert read["consistency"] == {
         "n": 20,
@@ -268,12 +261,19 @@ def test_a_picture_is_the_same_twice_and_shows_its_points(plot):
 
 
 def test_the_scatter_plot_puts_each_arch_at_its_reference_and_score():
-    figure = scatter_plot([3.0, 1.0, 2.0], [0.5, 0.25, 0.75], title="$t$", note="Kendall 0.3333", score_label="$s$")
+    figure = scatter_plot([3.0, 1.0, 2.0], [0.5, 0.25, 0.75], title="t", note="Kendall 0.3333", score_label="s")
     axes = figure.axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[0.5, 3.0], [0.25, 1.0], [0.75, 2.0]]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("reference accuracy (fraction correct)", "$s$")
-    assert axes.get_title(loc="left") == "$t$"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("reference accuracy (fraction correct)", "s")
+    assert axes.get_title(loc="left") == "t"
     assert [text.get_text() for text in axes.texts] == ["N = 3 archs · Kendall 0.3333"]
+
+
+def test_dollar_signs_in_a_picture_are_no_formulas():
+    words = {"title": "$t$", "note": "$n$", "score_label": "$s$", "reference_label": "$r$"}
+    figure = scatter_plot([3.0, 1.0], [0.5, 0.25], **words)
+    texts = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()}
+    assert texts == dict.fromkeys(("$t$", "N = 2 archs · $n$", "$s$", "$r$"), False)
 
 
 def test_the_rank_plot_has_the_best_at_the_top_right_the_diagonal_and_marked_archs():

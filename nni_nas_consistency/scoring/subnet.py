@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -50,7 +50,7 @@ class Scoring:
             raise ValueError("bn='train' needs training batches to estimate the statistics from")
 
 
-def score_archs(supernet: Space, archs: Sequence[Arch], scoring: Scoring) -> Iterator[float]:
+def score_archs(supernet: Space, archs: Iterable[Arch], scoring: Scoring) -> Iterator[float]:
     """Yield the score of each arch, higher is better.
 
     Args:

@@ -17,7 +17,7 @@ from nni.nas.nn.pytorch import MutableBatchNorm2d, MutableConv2d, MutableLinear
 from nni.nas.space import current_model
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import RESNET20, WidthForm, width_form
+from nni_nas_consistency.arch import DIGITS, RESNET20, WidthForm, width_form
 from nni_nas_consistency.complexity import Cost, conv_cost, linear_cost
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.slimmable import Width, width_at
@@ -67,7 +67,8 @@ class ResNet20Space(ChainSpace):
 
 
 def _form(width_unit: int) -> WidthForm:
-    return RESNET20 if width_unit == 4 else width_form(f"resnet20 of unit {width_unit}", width_unit)
+    known = {4: RESNET20, 1: DIGITS}
+    return known.get(width_unit) or width_form(f"resnet20 of unit {width_unit}", width_unit)
 
 
 class Stem(nn.Module):

@@ -168,6 +168,26 @@ class PoolSampler:
         self.deck.left = list(state["left"])
 
 
+def spread_archs(form: ArchForm, n: int, generator: torch.Generator) -> list[Arch]:
+    """Return archs that spread over capacity, from small to large, for a benchmark.
+
+    Uniform archs crowd around the mean. Arch i of n has level 0.2 + 0.8 (i + ½) / n; each layer has, with probability ½,
+    the choice at that level of the layer's list, and a uniform one otherwise.
+
+    Args:
+        form: The archs' form.
+        n: How many.
+        generator: Where the randomness comes from.
+    """
+    archs = []
+    for index in range(n):
+        level = 0.2 + 0.8 * (index + 0.5) / n
+        chances = torch.rand(2, len(form.layers), generator=generator).tolist()
+        places = [level if coin < 0.5 else place for coin, place in zip(*chances, strict=True)]
+        archs.append(form.arch([layer[int(place * len(layer))] for layer, place in zip(form.layers, places, strict=True)]))
+    return archs
+
+
 class Deck:
     """Cards 0 … count−1, each `copies` times, dealt in random order and shuffled anew when none is left."""
 

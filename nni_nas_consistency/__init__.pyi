@@ -1,0 +1,59 @@
+from .arch import DIGITS, RESNET20, RESNET48, Arch, ArchError
+from .evaluators import TrainingRun, image_scoring, score_subnet, training_evaluator
+from .experiment import RetiariiExeConfig, RetiariiExperiment, train_supernet
+from .ranking import kendall_tau, pearson, rank_consistency, spearman
+from .released import read_released, read_scores, write_released, write_scores
+from .scoring.subnet import Scoring, score_archs, score_network
+from .spaces.chain import ChainSpace
+from .spaces.resnet20 import ResNet20Space
+from .standalone import train_alone
+from .strategies.oneshot import SandwichStrategy
+from .strategies.released import ReleasedArchs
+from .strategies.sampling import FairSampler, ParamsSampler, PoolSampler, UniformSampler, strict_fair_sampler
+from .strategies.sandwich import sandwich_step
+from .supernet.active import set_active_subnet
+from .supernet.checkpoint import load_supernet, save_supernet
+from .supernet.extract import sub_state_dict
+from .supernet.slimmable import make_supernet
+
+__all__ = [
+    "DIGITS",
+    "RESNET20",
+    "RESNET48",
+    "Arch",
+    "ArchError",
+    "ChainSpace",
+    "FairSampler",
+    "ParamsSampler",
+    "PoolSampler",
+    "ReleasedArchs",
+    "ResNet20Space",
+    "RetiariiExeConfig",
+    "RetiariiExperiment",
+    "SandwichStrategy",
+    "Scoring",
+    "TrainingRun",
+    "UniformSampler",
+    "image_scoring",
+    "kendall_tau",
+    "load_supernet",
+    "make_supernet",
+    "pearson",
+    "rank_consistency",
+    "read_released",
+    "read_scores",
+    "sandwich_step",
+    "save_supernet",
+    "score_archs",
+    "score_network",
+    "score_subnet",
+    "set_active_subnet",
+    "spearman",
+    "strict_fair_sampler",
+    "sub_state_dict",
+    "train_alone",
+    "train_supernet",
+    "training_evaluator",
+    "write_released",
+    "write_scores",
+]

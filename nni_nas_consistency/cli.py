@@ -1,0 +1,389 @@
+"""`nni-consistency`: turns words into objects, and calls one function each.
+
+Exit 0 done, 1 a run failed, 2 bad input with one clear line. Torch, NNI and Lightning take five seconds to import, so
+each command imports for itself what needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, ArchError, ArchForm, WidthForm
+from nni_nas_consistency.console import progress, say
+from nni_nas_consistency.ranking import MatchError
+from nni_nas_consistency.released import Entry, FileError, read_released, read_table, write_released
+
+if TYPE_CHECKING:
+    from nni_nas_consistency.augmentation import Augmentation
+    from nni_nas_consistency.datasets import Images
+    from nni_nas_consistency.recipes import Recipe
+    from nni_nas_consistency.spaces.chain import ChainSpace
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+archs_app = typer.Typer(no_args_is_help=True, help="Released lists of archs.")
+app.add_typer(archs_app, name="archs")
+
+SpaceWord = Literal["resnet20", "digits"]
+DataWord = Literal["cifar100", "cifar10", "digits"]
+SpaceOption = Annotated[SpaceWord, typer.Option("--space", help="Search space.")]
+DataOption = Annotated[DataWord, typer.Option("--data", help="Data set.")]
+RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data set.")]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch the data set into --data-root if missing.")]
+OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into; made if missing.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Archs = Annotated[Path, typer.Option("--archs", help="Released list of archs.")]
+Checkpoint = Annotated[Path, typer.Option("--checkpoint", help="supernet.safetensors of a training run.")]
+
+
+class BadInput(ValueError):
+    """Words that cannot be turned into objects."""
+
+
+@app.command()
+def quickstart(out: OutFolder = Path("runs/quickstart"), seed: SeedOption = 0) -> None:
+    """Train, score, rank and report on the embedded benchmark: minutes on two cores."""
+    from nni_nas_consistency.quickstart import run_quickstart
+
+    for line in run_quickstart(out, seed=seed, command=_command()):
+        print(line)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Literal["nazarick", "ans", "digits"], typer.Option(help="Training recipe.")] = "nazarick",
+    data: DataOption = "cifar100",
+    data_root: RootOption = None,
+    out: OutFolder = Path("runs/train"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Archs a batch, instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    seed: SeedOption = 0,
+    step: Annotated[Literal["auto", "stacked", "sliced"], typer.Option(help="How the archs of a batch run.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, … as Lightning has it.")] = "32-true",
+    checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints (an epoch).")] = None,
+    train_images: Annotated[int | None, typer.Option(min=1, help="Use the first N training images.")] = None,
+    val_images: Annotated[int, typer.Option(min=1, help="Images that validation looks at.")] = 1000,
+    device: DeviceOption = "auto",
+    download: DownloadOption = False,
+) -> None:
+    """Train a supernet."""
+    import torch
+
+    from nni_nas_consistency.evaluators import TrainingRun
+    from nni_nas_consistency.experiment import train_supernet
+    from nni_nas_consistency.supernet.checkpoint import save_supernet
+
+    chosen = _recipe(recipe, epochs, n)
+    place = _device(device)
+    images, _ = _images(data, data_root, train=True, download=download)
+    test, _ = _images(data, data_root, train=False, download=download)
+    images = images if train_images is None else images.first(train_images)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    space = _space("digits" if data == "digits" else "resnet20", images)
+    run = TrainingRun(
+        out,
+        resume=resume,
+        checkpoint_steps=checkpoint_steps,
+        progress_bar=sys.stderr.isatty(),
+        precision=precision,
+        accelerator="cpu" if place == "cpu" else "gpu",
+        write=say,
+    )
+    val = test.first(min(val_images, len(test)))
+    supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
+    about = {"command": _command(), "recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed}
+    save_supernet(out / "supernet.safetensors", supernet, about | {"data": data, "images": len(images)} | _versions())
+    print(out / "supernet.safetensors")
+
+
+@app.command()
+def score(
+    checkpoint: Checkpoint,
+    archs: Archs,
+    space: SpaceOption = "resnet20",
+    data: DataOption = "cifar100",
+    data_root: RootOption = None,
+    out: OutFile = Path("scores.json"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N archs of the list.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
+    metric: Annotated[Literal["loss", "acc"], typer.Option(help="Negative cross-entropy, or accuracy.")] = "loss",
+    bn: Annotated[
+        Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")
+    ] = "batch",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 512,
+    shard: Annotated[str | None, typer.Option(help="I/N: score the I-th of N parts; the last one merges.")] = None,
+    device: DeviceOption = "auto",
+    download: DownloadOption = False,
+) -> None:
+    """Score a list of archs from a supernet, and write the scores and the submission."""
+    from nni_nas_consistency.evaluators import image_scoring
+    from nni_nas_consistency.scoring.shards import Shard, score_list
+    from nni_nas_consistency.supernet.checkpoint import load_supernet
+    from nni_nas_consistency.supernet.slimmable import make_supernet
+
+    part = Shard(1, 1) if shard is None else _shard(shard)
+    listed = {name: entry.arch for name, entry in read_released(archs, _form(space)).items()}
+    listed = dict(list(listed.items())[:limit])
+    place = _device(device)
+    test, plain = _images(data, data_root, train=False, download=download)
+    test = test if images is None else test.first(images)
+    calibration = _images(data, data_root, train=True, download=download)[0].to(place) if bn == "train" else None
+    supernet = make_supernet(_space(space, test))
+    about = load_supernet(checkpoint, supernet)
+    scoring = image_scoring(
+        test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration
+    )
+    provenance = {"space": space, "checkpoint": about, "list": archs.name, "data": data, "images": len(test)}
+    provenance |= {"metric": metric, "bn": bn, "batch_size": batch_size}
+    with progress(len(part.of(listed)), "archs") as advance:
+        written = score_list(
+            supernet.to(place), listed, scoring, out=out, shard=part, provenance=provenance, advance=lambda score: advance()
+        )
+    for path in written:
+        print(path)
+
+
+@app.command()
+def rank(
+    scores: Annotated[Path, typer.Argument(help="Score file, or submission.")],
+    reference: Annotated[Path, typer.Argument(help="Reference accuracies in released form.")],
+    space: SpaceOption = "resnet20",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    common: Annotated[bool, typer.Option("--common", help="Rank the archs that both files have.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for an HTML report with plots.")] = None,
+    seed: SeedOption = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
+) -> None:
+    """Say how well scores rank archs: Kendall, Pearson, Spearman, with intervals and baselines."""
+    from nni_nas_consistency.compare import compare
+    from nni_nas_consistency.report import lines, write_report
+
+    form = _form(space)
+    result = compare(
+        read_table(scores, form),
+        read_table(reference, form),
+        _space(space, None),
+        title=f"{scores.name} against {reference.name}",
+        provenance={"command": _command(), "seed": seed, **_versions()},
+        common=common,
+        seed=seed,
+        resamples=resamples,
+    )
+    if as_json:
+        print(json.dumps({"scores": asdict(result.consistency), **{k: asdict(v) for k, v in result.baselines.items()}}))
+    else:
+        print("\n".join(lines(result)))
+    if report is not None:
+        print(write_report(result, report), file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command()
+def standalone(
+    archs: Archs,
+    out: OutFolder,
+    space: SpaceOption = "digits",
+    data: DataOption = "digits",
+    data_root: RootOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train every arch with seeds 0 … N−1.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train the first N archs of the list.")] = None,
+    device: DeviceOption = "auto",
+    download: DownloadOption = False,
+) -> None:
+    """Train archs alone: their reference accuracies. Finished seeds are kept; run again to go on."""
+    from nni_nas_consistency.recipes import STANDALONE_CIFAR100, STANDALONE_DIGITS
+    from nni_nas_consistency.reference import train_references
+
+    optimization = STANDALONE_DIGITS if data == "digits" else STANDALONE_CIFAR100
+    listed = {name: entry.arch for name, entry in read_released(archs, _form(space)).items()}
+    place = _device(device)
+    train_set, _ = _images(data, data_root, train=True, download=download)
+    test_set, _ = _images(data, data_root, train=False, download=download)
+    path = train_references(
+        _space(space, train_set, standalone=True),
+        dict(list(listed.items())[:limit]),
+        optimization=replace(optimization, epochs=epochs or optimization.epochs),
+        train=train_set.to(place),
+        test=test_set.to(place),
+        augmentation=_training_augmentation(data),
+        seeds=seeds,
+        folder=out,
+        about={"command": _command(), **_versions()},
+    )
+    print(path)
+
+
+@app.command()
+def search(
+    checkpoint: Checkpoint,
+    space: SpaceOption = "digits",
+    data: DataOption = "digits",
+    data_root: RootOption = None,
+    out: OutFile = Path("searched.json"),
+    trials: Annotated[int, typer.Option(min=1, help="Archs to score.")] = 200,
+    population: Annotated[int, typer.Option(min=2, help="Archs that live at a time.")] = 50,
+    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
+    seed: SeedOption = 0,
+    download: DownloadOption = False,
+) -> None:
+    """Search a trained supernet with NNI's regularized evolution, and write the archs it scored."""
+    from nni_nas_consistency.evaluators import image_scoring
+    from nni_nas_consistency.experiment import evolve
+    from nni_nas_consistency.supernet.checkpoint import load_supernet
+    from nni_nas_consistency.supernet.slimmable import make_supernet
+
+    test, plain = _images(data, data_root, train=False, download=download)
+    test = test if images is None else test.first(images)
+    supernet = make_supernet(_space(space, test))
+    about = load_supernet(checkpoint, supernet)
+    provenance = {"command": _command(), "checkpoint": about, "seed": seed}
+    best = evolve(
+        supernet,
+        image_scoring(test, plain),
+        out=out,
+        trials=trials,
+        population=population,
+        seed=seed,
+        provenance=provenance,
+    )
+    print(f"best of {trials}: {best.code}")
+
+
+@archs_app.command("check")
+def archs_check(
+    file: Annotated[Path, typer.Argument(help="Released list.")],
+    space: Annotated[Literal["resnet20", "resnet48", "digits"], typer.Option(help="Search space.")] = "resnet20",
+) -> None:
+    """Check every arch of a released list."""
+    form: ArchForm = RESNET48 if space == "resnet48" else _form(space)
+    entries = read_released(file, form)
+    print(f"{len(entries)} archs, {len(entries)} valid, {len({entry.arch.code for entry in entries.values()})} distinct")
+
+
+@archs_app.command("sample")
+def archs_sample(
+    out: OutFile,
+    space: SpaceOption = "resnet20",
+    count: Annotated[int, typer.Option(min=1, help="How many archs.")] = 64,
+    seed: SeedOption = 0,
+) -> None:
+    """Write a list of archs that spread over capacity, in released form."""
+    import torch
+
+    from nni_nas_consistency.strategies.sampling import spread_archs
+
+    archs = spread_archs(_form(space), count, torch.Generator().manual_seed(seed))
+    write_released(out, {f"arch{index}": Entry(arch, 0) for index, arch in enumerate(archs, 1)})
+
+
+@app.command()
+def spaces() -> None:
+    """List the search spaces."""
+    for form in (RESNET20, DIGITS):
+        print(f"{form.space}: {len(form.layers)} layers, {form.size():.3g} archs, largest {form.example()}")
+    print(f"{RESNET48.space}: {len(RESNET48.layers)} digits; lists can be checked, the network is not there yet")
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, whether NNI's pieces import, and what is wrong."""
+    from nni_nas_consistency.doctor import diagnose
+
+    findings = diagnose()
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.told}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _form(space: SpaceWord) -> WidthForm:
+    return DIGITS if space == "digits" else RESNET20
+
+
+def _space(space: SpaceWord, images: Images | None, *, standalone: bool = False) -> ChainSpace:
+    from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+
+    if space == "digits":
+        return ResNet20Space(10, 1, 8, width_unit=1)
+    rule: Literal["standalone", "projection"] = "standalone" if standalone or images is None else "projection"
+    return ResNet20Space(100 if images is None else images.num_classes, shortcut=rule)
+
+
+def _images(data: DataWord, root: Path | None, *, train: bool, download: bool) -> tuple[Images, Augmentation]:
+    from nni_nas_consistency.augmentation import CIFAR10_TEST, CIFAR100_TEST, DIGITS_TEST
+    from nni_nas_consistency.datasets import cifar10, cifar100, digits
+
+    if data == "digits":
+        return digits(train=train), DIGITS_TEST
+    if root is None:
+        raise BadInput(f"{data} needs --data-root, the folder that holds it; --download fetches it there")
+    if data == "cifar10":
+        return cifar10(root, train=train, download=download), CIFAR10_TEST
+    return cifar100(root, train=train, download=download), CIFAR100_TEST
+
+
+def _training_augmentation(data: DataWord) -> Augmentation:
+    from nni_nas_consistency.augmentation import CIFAR10_TRAIN, CIFAR100_TRAIN, DIGITS_TRAIN
+
+    return {"cifar100": CIFAR100_TRAIN, "cifar10": CIFAR10_TRAIN, "digits": DIGITS_TRAIN}[data]
+
+
+def _recipe(word: str, epochs: int | None, n: int | None) -> Recipe:
+    from nni_nas_consistency.recipes import ANS, DIGITS as DIGITS_RECIPE, NAZARICK
+
+    recipe = {"nazarick": NAZARICK, "ans": ANS, "digits": DIGITS_RECIPE}[word]
+    return replace(recipe if epochs is None else recipe.for_epochs(epochs), n=n or recipe.n)
+
+
+def _device(word: str) -> str:
+    import torch
+
+    found = torch.cuda.is_available()
+    if word not in ("auto", "cpu", "cuda") or (word == "cuda" and not found):
+        raise BadInput(f"device {word!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
+    return ("cuda" if found else "cpu") if word == "auto" else word
+
+
+def _shard(word: str) -> Any:
+    from nni_nas_consistency.scoring.shards import Shard
+
+    try:
+        return Shard.parse(word)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def _command() -> str:
+    return " ".join(["nni-consistency", *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("nni-nas-consistency", "nni", "torch", "numpy", "scipy")}
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except (ArchError, BadInput, FileError, MatchError) as error:
+        _stop(error, 2)
+    except ValueError as error:
+        _stop(error, 2 if type(error).__name__ in ("DataError", "CheckpointError") else 1)
+    except (FileNotFoundError, RuntimeError) as error:
+        _stop(error, 1)
+
+
+def _stop(error: Exception, code: int) -> None:
+    say(f"error: {error}")
+    sys.exit(code)

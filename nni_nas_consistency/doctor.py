@@ -1,0 +1,85 @@
+"""What is installed, and whether it works together."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "nni-nas-consistency",
+    "nni",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "setuptools",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
+PIECES = {
+    "torchvision beside torch": "torchvision.ops",
+    "NNI's model spaces": "nni.nas.nn.pytorch",
+    "NNI's one-shot strategies": "nni.nas.oneshot.pytorch.strategy",
+    "NNI's experiments": "nni.nas.experiment",
+    "nnictl (needs setuptools < 81)": "nni.tools.nnictl.nnictl",
+    "SandwichStrategy": "nni_nas_consistency.strategies.oneshot",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        what: What it is.
+        ok: Whether it is in order.
+        told: What was found, and the next step if it is not in order.
+    """
+
+    what: str
+    ok: bool
+    told: str
+
+
+def diagnose() -> list[Finding]:
+    """Return what was found: versions, imports, programs and the device."""
+    return [*_versions(), *(_imported(what, module) for what, module in PIECES.items()), _program(), _device()]
+
+
+def _versions() -> Iterator[Finding]:
+    ok = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    told = platform.python_version()
+    yield Finding("python", ok, told if ok else f"{told}; NNI 3.0 runs on 3.10 to 3.12")
+    for package in PACKAGES:
+        try:
+            yield Finding(package, True, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, False, f"is missing; pip install {package}")
+
+
+def _imported(what: str, module: str) -> Finding:
+    try:
+        import_module(module)
+    except (ImportError, RuntimeError, AttributeError, TypeError, OSError) as error:
+        return Finding(what, False, f"{module} does not import ({error}); install the package again")
+    return Finding(what, True, "imports")
+
+
+def _program() -> Finding:
+    found = shutil.which("nnictl", path=str(Path(sys.executable).parent)) or shutil.which("nnictl")
+    return Finding("nnictl", found is not None, found or "is nowhere on the path; pip install nni==3.0")
+
+
+def _device() -> Finding:
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        return Finding("device", False, f"torch does not import ({error})")
+    found = torch.cuda.is_available()
+    return Finding("device", True, torch.cuda.get_device_name() if found else f"cpu, {torch.get_num_threads()} threads")

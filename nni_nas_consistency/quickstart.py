@@ -1,0 +1,89 @@
+"""The main job on the embedded benchmark: train a supernet, score the shipped archs, rank them, report.
+
+The benchmark is the digits of scikit-learn (8×8, 1,200 training and 597 test images), the ResNet20 space at a width
+unit of one channel, and reference accuracies that `nni-consistency standalone` trained.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+
+from nni_nas_consistency.arch import DIGITS as FORM
+from nni_nas_consistency.augmentation import DIGITS_TEST
+from nni_nas_consistency.compare import compare
+from nni_nas_consistency.console import progress, say
+from nni_nas_consistency.datasets import digits
+from nni_nas_consistency.evaluators import TrainingRun, image_scoring
+from nni_nas_consistency.experiment import train_supernet
+from nni_nas_consistency.recipes import DIGITS as RECIPE
+from nni_nas_consistency.released import Entry, read_released, read_scores
+from nni_nas_consistency.report import lines, write_report
+from nni_nas_consistency.scoring.shards import score_list
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.supernet.checkpoint import save_supernet
+
+
+def digits_reference() -> dict[str, Entry]:
+    """Return the embedded benchmark: archs with the mean accuracy of training each alone with several seeds."""
+    with as_file(files("nni_nas_consistency") / "data" / "digits" / "reference.json") as path:
+        return read_released(path, FORM)
+
+
+def run_quickstart(out: Path, *, seed: int = 0, command: str = "", epochs: int | None = None) -> list[str]:
+    """Run the main job and return what to print: the table of correlations, then the path of the report.
+
+    Args:
+        out: Folder for the supernet, the scores and the report; made if missing.
+        seed: Of everything random.
+        command: What was typed, for the report.
+        epochs: Instead of the recipe's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    recipe = RECIPE if epochs is None else RECIPE.for_epochs(epochs)
+    run = TrainingRun(out, progress_bar=sys.stderr.isatty(), accelerator="cpu", write=say)
+    torch.manual_seed(seed)
+    space = ResNet20Space(10, 1, 8, width_unit=1)
+    supernet = train_supernet(space, recipe, digits(train=True), digits(train=False), seed=seed, run=run)
+    trained = time.monotonic()
+    settings = {
+        "space": "ResNet20, width unit 1",
+        "data": "digits, 8×8",
+        "epochs": recipe.optimization.epochs,
+        "archs a step": recipe.n,
+        "score": "negative cross-entropy on 597 test images, batch statistics",
+    }
+    save_supernet(out / "supernet.safetensors", supernet, {**settings, "seed": seed, "command": command})
+
+    reference = digits_reference()
+    archs = {name: entry.arch for name, entry in reference.items()}
+    with progress(len(archs), "archs") as advance:
+        score_list(
+            supernet,
+            archs,
+            image_scoring(digits(train=False), DIGITS_TEST),
+            out=out / "scores.json",
+            provenance={**settings, "seed": seed},
+            advance=lambda score: advance(),
+        )
+    scored = time.monotonic()
+    scores = {name: Entry(arch, score) for name, (arch, score) in read_scores(out / "scores.json", FORM).scores.items()}
+    report = compare(
+        scores,
+        reference,
+        supernet,
+        title="Rank consistency on the embedded benchmark",
+        settings=settings,
+        provenance={
+            "command": command,
+            "seed": seed,
+            "training": f"{trained - begun:.0f} s",
+            "scoring": f"{scored - trained:.1f} s",
+        },
+    )
+    return [*lines(report), f"report: {write_report(report, out)}"]
