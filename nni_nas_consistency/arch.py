@@ -6,6 +6,7 @@ search space writes its archs down. Nothing here knows torch, NNI or a file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,7 +14,11 @@ from math import prod
 from typing import Protocol
 
 
-class ArchError(ValueError):
+class InputError(ValueError):
+    """Something given from outside cannot be used; the message says what, and the next step."""
+
+
+class ArchError(InputError):
     """A code that its search space does not allow."""
 
 
@@ -72,12 +77,13 @@ class WidthForm:
             raise ArchError(f"{name}: the code is {code!r}; {self.space} writes a text like {self.example()!r}")
         words = code.split("-")
         for position, word in enumerate(words, 1):
-            if not (word.isascii() and word.isdigit()) or word != str(int(word)):
+            if not re.fullmatch(r"0|[1-9]\d{0,8}", word, re.ASCII):
                 raise ArchError(f"layer {position} of {name} {code!r} reads {word!r}; a width is a plain whole number")
         return Arch(code, self._checked([int(word) for word in words], code, name))
 
     def arch(self, choices: Sequence[int], name: str = "arch") -> Arch:
-        """Return the arch with these widths; raises `ArchError` like `parse`."""
+        """Return the arch with these widths; raises `ArchError` like `parse`, and if one is no `int`."""
+        _check_integers(choices, name)
         code = "-".join(str(width) for width in choices)
         return Arch(code, self._checked(choices, code, name))
 
@@ -143,7 +149,8 @@ class DigitForm:
         return Arch(code, self._checked([int(digit) for digit in code[-length:]], code, name))
 
     def arch(self, choices: Sequence[int], name: str = "arch") -> Arch:
-        """Return the arch with these depths and digits; raises `ArchError` like `parse`."""
+        """Return the arch with these depths and digits; raises `ArchError` like `parse`, and if one is no `int`."""
+        _check_integers(choices, name)
         code = "".join(str(choice) for choice in choices)
         if len(choices) != len(self.layers):
             raise ArchError(f"{name} {code!r} has {len(choices)} digits; {self.space} has {len(self.layers)}")
@@ -156,6 +163,7 @@ class DigitForm:
         absent = {
             position
             for stage, depth in enumerate(choices[:stages])
+            if depth in self.depths[stage]
             for position in range(first[stage] + 2 * depth, first[stage + 1])
         }
         for position, choice in enumerate(choices):
@@ -169,6 +177,12 @@ class DigitForm:
                     f"{self.space} allows {', '.join(map(str, allowed))} there"
                 )
         return tuple(choices)
+
+
+def _check_integers(choices: Sequence[int], name: str) -> None:
+    for position, choice in enumerate(choices, 1):
+        if type(choice) is not int:
+            raise ArchError(f"layer {position} of {name} is {choice!r}, a {type(choice).__name__}; give whole numbers")
 
 
 def width_form(space: str, width_unit: int = 4) -> WidthForm:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, ArchError, ArchForm, WidthForm
+from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, ArchForm, InputError, WidthForm
 from nni_nas_consistency.console import progress, say
-from nni_nas_consistency.ranking import MatchError
-from nni_nas_consistency.released import Entry, FileError, read_released, read_table, write_released
+from nni_nas_consistency.released import Entry, Json, read_released, read_table, write_released
 
 if TYPE_CHECKING:
     from nni_nas_consistency.augmentation import Augmentation
@@ -41,10 +40,6 @@ DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Archs = Annotated[Path, typer.Option("--archs", help="Released list of archs.")]
 Checkpoint = Annotated[Path, typer.Option("--checkpoint", help="supernet.safetensors of a training run.")]
-
-
-class BadInput(ValueError):
-    """Words that cannot be turned into objects."""
 
 
 @app.command()
@@ -116,9 +111,7 @@ def score(
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first N archs of the list.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
     metric: Annotated[Literal["loss", "acc"], typer.Option(help="Negative cross-entropy, or accuracy.")] = "loss",
-    bn: Annotated[
-        Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")
-    ] = "batch",
+    bn: Annotated[Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")] = "batch",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 512,
     shard: Annotated[str | None, typer.Option(help="I/N: score the I-th of N parts; the last one merges.")] = None,
     device: DeviceOption = "auto",
@@ -139,14 +132,18 @@ def score(
     calibration = _images(data, data_root, train=True, download=download)[0].to(place) if bn == "train" else None
     supernet = make_supernet(_space(space, test))
     about = load_supernet(checkpoint, supernet)
-    scoring = image_scoring(
-        test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration
-    )
+    scoring = image_scoring(test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration)
     provenance = {"space": space, "checkpoint": about, "list": archs.name, "data": data, "images": len(test)}
     provenance |= {"metric": metric, "bn": bn, "batch_size": batch_size}
     with progress(len(part.of(listed)), "archs") as advance:
         written = score_list(
-            supernet.to(place), listed, scoring, out=out, shard=part, provenance=provenance, advance=lambda score: advance()
+            supernet.to(place),
+            listed,
+            scoring,
+            out=out,
+            shard=part,
+            provenance=provenance,
+            advance=lambda score: advance(),
         )
     for path in written:
         print(path)
@@ -245,7 +242,7 @@ def search(
     test = test if images is None else test.first(images)
     supernet = make_supernet(_space(space, test))
     about = load_supernet(checkpoint, supernet)
-    provenance = {"command": _command(), "checkpoint": about, "seed": seed}
+    provenance: dict[str, Json] = {"command": _command(), "checkpoint": about, "seed": seed}
     best = evolve(
         supernet,
         image_scoring(test, plain),
@@ -266,7 +263,9 @@ def archs_check(
     """Check every arch of a released list."""
     form: ArchForm = RESNET48 if space == "resnet48" else _form(space)
     entries = read_released(file, form)
-    print(f"{len(entries)} archs, {len(entries)} valid, {len({entry.arch.code for entry in entries.values()})} distinct")
+    print(
+        f"{len(entries)} archs, {len(entries)} valid, {len({entry.arch.code for entry in entries.values()})} distinct"
+    )
 
 
 @archs_app.command("sample")
@@ -325,7 +324,7 @@ def _images(data: DataWord, root: Path | None, *, train: bool, download: bool) -
     if data == "digits":
         return digits(train=train), DIGITS_TEST
     if root is None:
-        raise BadInput(f"{data} needs --data-root, the folder that holds it; --download fetches it there")
+        raise InputError(f"{data} needs --data-root, the folder that holds it; --download fetches it there")
     if data == "cifar10":
         return cifar10(root, train=train, download=download), CIFAR10_TEST
     return cifar100(root, train=train, download=download), CIFAR100_TEST
@@ -338,7 +337,8 @@ def _training_augmentation(data: DataWord) -> Augmentation:
 
 
 def _recipe(word: str, epochs: int | None, n: int | None) -> Recipe:
-    from nni_nas_consistency.recipes import ANS, DIGITS as DIGITS_RECIPE, NAZARICK
+    from nni_nas_consistency.recipes import ANS, NAZARICK
+    from nni_nas_consistency.recipes import DIGITS as DIGITS_RECIPE
 
     recipe = {"nazarick": NAZARICK, "ans": ANS, "digits": DIGITS_RECIPE}[word]
     return replace(recipe if epochs is None else recipe.for_epochs(epochs), n=n or recipe.n)
@@ -349,7 +349,7 @@ def _device(word: str) -> str:
 
     found = torch.cuda.is_available()
     if word not in ("auto", "cpu", "cuda") or (word == "cuda" and not found):
-        raise BadInput(f"device {word!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
+        raise InputError(f"device {word!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
     return ("cuda" if found else "cpu") if word == "auto" else word
 
 
@@ -359,7 +359,7 @@ def _shard(word: str) -> Any:
     try:
         return Shard.parse(word)
     except ValueError as error:
-        raise BadInput(str(error)) from error
+        raise InputError(str(error)) from error
 
 
 def _command() -> str:
@@ -376,11 +376,9 @@ def main() -> None:
     """Run the command line."""
     try:
         app()
-    except (ArchError, BadInput, FileError, MatchError) as error:
+    except InputError as error:
         _stop(error, 2)
-    except ValueError as error:
-        _stop(error, 2 if type(error).__name__ in ("DataError", "CheckpointError") else 1)
-    except (FileNotFoundError, RuntimeError) as error:
+    except RuntimeError as error:
         _stop(error, 1)
 
 

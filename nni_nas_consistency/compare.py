@@ -38,7 +38,9 @@ def compare(
     Raises:
         MatchError: The two sides have different archs.
     """
-    sides = [{name: (entry.arch.code, float(entry.acc)) for name, entry in side.items()} for side in (scores, reference)]
+    sides = [
+        {name: (entry.arch.code, float(entry.acc)) for name, entry in side.items()} for side in (scores, reference)
+    ]
     names, values, accuracies = match(sides[0], sides[1], common=common)
     costs = [space.complexity(reference[name].arch) for name in names]
     rivals = {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+from nni_nas_consistency.arch import InputError
 from nni_nas_consistency.augmentation import Augmentation
 from nni_nas_consistency.datasets import Batches, Images, test_batches
 from nni_nas_consistency.recipes import Optimization
@@ -73,7 +74,7 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-class EpochLines(Callback):  # type: ignore[misc]
+class EpochLines(Callback):
     """Prints one plain line an epoch, where no terminal shows a progress bar."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -129,10 +130,10 @@ def training_evaluator(
         run: Where checkpoints go, and how.
 
     Raises:
-        FileNotFoundError: `run.resume` without a checkpoint.
+        InputError: `run.resume` without a checkpoint.
     """
     if run.resume and not run.last_checkpoint.is_file():
-        raise FileNotFoundError(f"{run.last_checkpoint}: no checkpoint to resume from; start without --resume")
+        raise InputError(f"{run.last_checkpoint}: no checkpoint to resume from; start without --resume")
     batches = Batches(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
     plain = Augmentation(augmentation.mean, augmentation.std)
     checkpoint = ModelCheckpoint(
@@ -203,7 +204,7 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
     """
     if checkpoint is not None:
         assert model.frozen_arch is not None
-        supernet = _supernet_of(type(model), tuple(model.args.items()), checkpoint)
+        supernet = _supernet_of(type(model), tuple(model.args.items()), checkpoint)  # type: ignore[arg-type]
         model.load_state_dict(sub_state_dict(supernet, model.frozen_arch), strict=True)
     score = score_network(model, _scoring_of(scoring), report=nni.report_intermediate_result)
     nni.report_final_result(score)
@@ -211,7 +212,9 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
 
 
 @lru_cache(maxsize=1)
-def _supernet_of(space: type[ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: str) -> ChainSpace:
+def _supernet_of(
+    space: Callable[..., ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: str
+) -> ChainSpace:
     supernet = make_supernet(space(**dict(arguments)))
     load_supernet(Path(checkpoint), supernet)
     return supernet

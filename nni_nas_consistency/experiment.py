@@ -117,7 +117,7 @@ def train_supernet(
 
     Raises:
         NonFiniteLoss: The training diverged.
-        FileNotFoundError: `run.resume` without a checkpoint.
+        InputError: `run.resume` without a checkpoint.
     """
     evaluator = training_evaluator(recipe.optimization, train, recipe.augmentation, val, seed=seed, run=run)
     strategy = SandwichStrategy(
@@ -160,7 +160,9 @@ def evolve(
     experiment.run(config)
     models = [model for model in strategy.list_models(sort=False) if model.metric is not None]
     archs = [supernet.arch(model.sample) for model in models]
-    scores = {f"arch{i}": (arch, float(model.metric)) for i, (arch, model) in enumerate(zip(archs, models), 1)}
+    scores = {
+        f"arch{i}": (arch, float(model.metric)) for i, (arch, model) in enumerate(zip(archs, models, strict=True), 1)
+    }
     write_scores(out, ScoreFile(scores, provenance))
     return max(scores.values(), key=lambda scored: scored[1])[0]
 

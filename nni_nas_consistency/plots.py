@@ -116,7 +116,7 @@ def _axes(theme: _Theme, title: str, caption: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.4, 5.4), dpi=180, layout=layout, facecolor=theme.paper)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.paper)
-    heading = axes.set_title(fill(title, 42), loc="left", pad=24, color=theme.ink, parse_math=False)
+    heading = axes.set_title(fill(title, 46), loc="left", pad=24, color=theme.ink, parse_math=False)
     heading.set(fontsize=11, fontweight="bold")
     below = axes.annotate(caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points")
     below.set(fontsize=9, color=theme.muted, parse_math=False)

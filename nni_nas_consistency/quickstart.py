@@ -21,7 +21,7 @@ from nni_nas_consistency.datasets import digits
 from nni_nas_consistency.evaluators import TrainingRun, image_scoring
 from nni_nas_consistency.experiment import train_supernet
 from nni_nas_consistency.recipes import DIGITS as RECIPE
-from nni_nas_consistency.released import Entry, read_released, read_scores
+from nni_nas_consistency.released import Entry, Json, read_released, read_scores
 from nni_nas_consistency.report import lines, write_report
 from nni_nas_consistency.scoring.shards import score_list
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
@@ -51,7 +51,7 @@ def run_quickstart(out: Path, *, seed: int = 0, command: str = "", epochs: int |
     space = ResNet20Space(10, 1, 8, width_unit=1)
     supernet = train_supernet(space, recipe, digits(train=True), digits(train=False), seed=seed, run=run)
     trained = time.monotonic()
-    settings = {
+    settings: dict[str, Json] = {
         "space": "ResNet20, width unit 1",
         "data": "digits, 8×8",
         "epochs": recipe.optimization.epochs,

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from nni_nas_consistency.arch import InputError
+
 Array = NDArray[np.float64]
 Scored = Mapping[str, tuple[str, float]]
 
 
-class MatchError(ValueError):
+class MatchError(InputError):
     """Scores and reference do not speak of the same archs."""
 
 
@@ -153,6 +155,29 @@ def rank_consistency(
     lows, highs = np.quantile(draws, (tail, 1 - tail), axis=0).tolist()
     intervals = [Interval(*numbers) for numbers in zip(_correlations(x, y), lows, highs, strict=True)]
     return Consistency(len(x), intervals[0], intervals[1], intervals[2], top, level)
+
+
+def split_half(values: ArrayLike, *, seed: int = 0, splits: int = 100) -> float:
+    """Return how well two halves of repeated measurements rank alike: the reliability of their mean's ranking.
+
+    The mean Kendall tau-b, over random splits, between the means of one half of the repeats and of the other. An odd
+    repeat is left out. The mean over all repeats, twice as many, is more reliable than that.
+
+    Args:
+        values: [N archs, R repeats], R at least 2.
+        seed: Of the splits.
+        splits: How many random splits.
+
+    Raises:
+        ValueError: There are fewer than 2 repeats, or one of the conditions of `kendall_tau`.
+    """
+    table = np.asarray(values, np.float64)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise ValueError(f"values of shape {table.shape} have no two halves; give [archs, at least 2 repeats]")
+    half = table.shape[1] // 2
+    orders = [np.random.default_rng((seed, split)).permutation(table.shape[1]) for split in range(splits)]
+    taus = [kendall_tau(table[:, order[:half]].mean(1), table[:, order[half : 2 * half]].mean(1)) for order in orders]
+    return float(np.mean(taus))
 
 
 def match(scores: Scored, reference: Scored, *, common: bool = False) -> tuple[list[str], Array, Array]:

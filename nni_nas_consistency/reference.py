@@ -87,14 +87,12 @@ def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[
     return [float(entries[name].acc) for name in archs]
 
 
-def _write_means(
-    folder: Path, archs: Mapping[str, Arch], accuracies: np.ndarray, about: Mapping[str, object]
-) -> Path:
+def _write_means(folder: Path, archs: Mapping[str, Arch], accuracies: np.ndarray, about: Mapping[str, object]) -> Path:
     means = {name: Entry(arch, float(row.mean())) for (name, arch), row in zip(archs.items(), accuracies, strict=True)}
     reliability = split_half(accuracies) if accuracies.shape[1] > 1 else None
     content = {
         **about,
-        "split_half": None if reliability is None else asdict(reliability),
+        "split_half_kendall_tau": reliability,
         "accuracies": {name: row.tolist() for name, row in zip(archs, accuracies, strict=True)},
     }
     write_text_atomically(folder / "about.json", json.dumps(content, indent=1) + "\n")

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from nni_nas_consistency.arch import Arch, ArchError, ArchForm
+from nni_nas_consistency.arch import Arch, ArchError, ArchForm, InputError
 
 SCORE_FORMAT = "nni-nas-consistency scores 1"
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 FilePath: TypeAlias = "str | os.PathLike[str]"
 
 
-class FileError(ValueError):
+class FileError(InputError):
     """A file that cannot be used; the message is one line that names the file and the next step."""
 
 

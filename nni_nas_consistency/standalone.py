@@ -69,7 +69,7 @@ def train_alone(
             logits = _logits(together, images, n)
             optimizer.zero_grad()
             # summed over networks, so that each gets the gradient of its own mean loss
-            (F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(n)) * n).backward()
+            torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(n)) * n)
             optimizer.step()
             schedule.step()
         if progress is not None:
@@ -86,7 +86,7 @@ def _fresh(space: ChainSpace, arch: Arch, seed: int) -> ChainSpace:
 def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:
     """Return [B, n, K] from images [B, C, H, W] that all n networks see."""
     logits: Tensor = together(images.repeat(1, n, 1, 1))
-    return logits.unflatten(1, (n, -1))
+    return logits.view(len(images), n, -1)
 
 
 @torch.no_grad()
@@ -152,5 +152,5 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what every layer makes of its group."""
-        own = x.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
+        own = x.view(len(x), len(self.weight), -1).transpose(0, 1)
         return torch.baddbmm(self.bias[:, None], own, self.weight.transpose(1, 2)).transpose(0, 1).flatten(1)

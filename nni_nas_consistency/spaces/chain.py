@@ -102,7 +102,8 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
             frozen = self._rebuild(sample)
         weights = {name: tensor.clone() for name, tensor in sub_state_dict(self, self.arch(sample)).items()}
         frozen.load_state_dict(weights, strict=True, assign=True)
-        return frozen.train(self.training)
+        frozen.train(self.training)
+        return frozen
 
     def check_contains(self, sample: Sample) -> SampleValidationError | None:
         """Return what is wrong with a sample, or None; NNI's own walk over all modules takes milliseconds."""
@@ -117,4 +118,5 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
     def _rebuild(self, sample: Sample) -> ChainSpace:
         arguments: dict[str, Any] = self.trace_kwargs
         with model_context(sample):
-            return type(self)(*self.trace_args, **arguments)
+            frozen: ChainSpace = type(self)(*self.trace_args, **arguments)
+        return frozen

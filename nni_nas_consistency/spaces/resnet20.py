@@ -173,7 +173,8 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, K]."""
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
     def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
         """Return the cost, and 1: nothing is left of the image."""

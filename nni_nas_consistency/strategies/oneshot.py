@@ -1,4 +1,4 @@
-"""SandwichStrategy: one-shot training for NNI's Lightning evaluators; the only file that knows NNI's one-shot machinery.
+"""SandwichStrategy: one-shot training for NNI's Lightning evaluators. No other file knows NNI's one-shot machinery.
 
 The arithmetic is `sandwich_step`; Lightning's trainer is the training loop; the evaluator brings optimizer, schedule
 and data. Left out: several processes (DDP), which NNI's manual optimization does not synchronise.

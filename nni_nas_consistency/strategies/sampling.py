@@ -42,9 +42,7 @@ class UniformSampler:
 
     def draw(self, n: int) -> list[Arch]:
         """Return n archs."""
-        columns = [
-            torch.randint(len(layer), (n,), generator=self.generator).tolist() for layer in self.form.layers
-        ]
+        columns = [torch.randint(len(layer), (n,), generator=self.generator).tolist() for layer in self.form.layers]
         picks = zip(*columns, strict=True)
         return [self.form.arch([layer[i] for layer, i in zip(self.form.layers, pick, strict=True)]) for pick in picks]
 
@@ -171,8 +169,8 @@ class PoolSampler:
 def spread_archs(form: ArchForm, n: int, generator: torch.Generator) -> list[Arch]:
     """Return archs that spread over capacity, from small to large, for a benchmark.
 
-    Uniform archs crowd around the mean. Arch i of n has level 0.2 + 0.8 (i + ½) / n; each layer has, with probability ½,
-    the choice at that level of the layer's list, and a uniform one otherwise.
+    Uniform archs crowd around the mean. Arch i of n has level 0.2 + 0.8 (i + ½) / n; each layer has, with probability
+    ½, the choice at that level of the layer's list, and a uniform one otherwise.
 
     Args:
         form: The archs' form.
@@ -184,7 +182,9 @@ def spread_archs(form: ArchForm, n: int, generator: torch.Generator) -> list[Arc
         level = 0.2 + 0.8 * (index + 0.5) / n
         chances = torch.rand(2, len(form.layers), generator=generator).tolist()
         places = [level if coin < 0.5 else place for coin, place in zip(*chances, strict=True)]
-        archs.append(form.arch([layer[int(place * len(layer))] for layer, place in zip(form.layers, places, strict=True)]))
+        archs.append(
+            form.arch([layer[int(place * len(layer))] for layer, place in zip(form.layers, places, strict=True)])
+        )
     return archs
 
 

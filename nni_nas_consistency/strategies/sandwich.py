@@ -15,6 +15,8 @@ from nni_nas_consistency.arch import Arch
 from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross_entropy
 from nni_nas_consistency.supernet.active import Space, logits_of
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 
 def sandwich_step(
     supernet: Space,
@@ -45,7 +47,8 @@ def sandwich_step(
     losses = [hard_cross_entropy(teacher, labels)]
     backward(losses[0] / n)
 
-    student_loss, target = hard_cross_entropy, labels
+    student_loss: Loss = hard_cross_entropy
+    target = labels
     if distill:
         student_loss, target = soft_cross_entropy, teacher.detach().softmax(-1)
     students = archs[1:]

@@ -115,7 +115,7 @@ def stack(x: Tensor, n: int) -> Tensor:
 
 def unstack(x: Tensor, n: int) -> Tensor:
     """Return what each arch made of the batch: [B·n, K] → [n, B, K]."""
-    return x.unflatten(0, (-1, n)).transpose(0, 1)
+    return x.view(-1, n, x.shape[1]).transpose(0, 1)
 
 
 def logits_of(supernet: Space, images: Tensor, archs: Arch | Sequence[Arch]) -> Tensor:

@@ -11,10 +11,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from nni_nas_consistency.arch import InputError
+
 FORMAT = "nni-nas-consistency supernet 1"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used."""
 
 

@@ -8,7 +8,7 @@ where a space has NNI's mutable ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.supernet.active import ActiveSubnet, Space
 
-Width = int | Categorical
+Width: TypeAlias = int | Categorical  # type: ignore[valid-type, unused-ignore]
 """A number of channels, or NNI's choice of one."""
 
 AnySpace = TypeVar("AnySpace", bound=Space)
@@ -27,7 +27,7 @@ AnySpace = TypeVar("AnySpace", bound=Space)
 
 def width_at(width: Width, widths: Mapping[str, int]) -> int:
     """Return the channels that `width` means when the labels have these widths."""
-    return widths[width.label] if isinstance(width, Categorical) else width
+    return widths[width.label] if isinstance(width, Categorical) else int(width)
 
 
 def largest_width(width: Width) -> int:
@@ -214,7 +214,7 @@ def _replace_modules(module: nn.Module, active: ActiveSubnet, prefix: str) -> No
             _replace_modules(child, active, f"{prefix}{name}.")
 
 
-def _slimmable(module: nn.Module, active: ActiveSubnet) -> Slimmable | None:
+def _slimmable(module: Any, active: ActiveSubnet) -> Slimmable | None:
     new: Slimmable
     if isinstance(module, MutableConv2d):
         new = SlimmableConv2d(active, module.trace_kwargs)
