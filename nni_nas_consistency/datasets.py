@@ -19,13 +19,14 @@ from torch.nn.functional import interpolate
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
+from nni_nas_consistency.arch import InputError
 from nni_nas_consistency.augmentation import Augmentation, augment, normalise
 
 DIGITS_SPLIT_SEED = 2021
 DIGITS_TRAINING_IMAGES = 1200
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set that is missing, damaged or too small; the message is one line with the next step."""
 
 
@@ -230,7 +231,7 @@ class Batches:
         self._begin = (epoch + 1, 0)
         order = self._order(epoch)
         for batch in range(first, self._length):
-            self._next = (epoch, batch + 1) if batch + 1 < self._length else self._begin
+            self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
             chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
             x = augment(self._images.x[chosen], self._augmentation, _generator(self._seed, epoch, batch))
             yield x, self._images.y[chosen]
@@ -272,7 +273,8 @@ class Batches:
         (`FitLoop.restarting`): a run resumed from there would otherwise see the orders of epoch 0 once more.
         """
         if epoch != self._begin[0]:
-            self._begin = self._next = (epoch, 0)
+            self._begin = (epoch, 0)
+        self._next = self._begin
 
 
 def _generator(seed: int, *key: int) -> torch.Generator:

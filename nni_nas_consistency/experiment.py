@@ -92,7 +92,11 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         """
         if config is not None:
             self.config = config
-        return bool(super().run(port, debug=debug))
+        try:
+            return bool(super().run(port, debug=debug))
+        finally:
+            if not self._nni_manager_required():  # with a manager, its web page stays up until `stop`
+                self.stop()
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Start, and return when the strategy is done."""

@@ -310,6 +310,18 @@ def test_set_epoch_chooses_the_next_epoch_but_keeps_the_place_in_a_loaded_one():
     batches.load_state_dict({"seed": 0, "epoch": 1, "batch": 2})
     batches.sampler.set_epoch(3)
     assert labels(batches) == orders[3]
+    next(iter(batches))
+    assert batches.state_dict() == {"seed": 0, "epoch": 4, "batch": 1}
+    batches.sampler.set_epoch(5)
+    assert batches.state_dict() == {"seed": 0, "epoch": 5, "batch": 0}
+
+
+def test_two_runs_through_one_object_do_not_disturb_each_other():
+    batches, expected = (Batches(numbered(30), PLAIN, batch_size=10, seed=0) for _ in range(2))
+    orders = [labels(expected) for _ in range(2)]
+    pairs = list(zip(batches, batches, strict=True))
+    assert [labels(run) for run in zip(*pairs, strict=True)] == orders
+    assert batches.state_dict() == {"seed": 0, "epoch": 2, "batch": 0}
 
 
 @pytest.mark.parametrize(

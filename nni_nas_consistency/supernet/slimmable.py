@@ -215,7 +215,7 @@ def _replace_modules(module: nn.Module, active: ActiveSubnet, prefix: str) -> No
 
 
 def _slimmable(module: Any, active: ActiveSubnet) -> Slimmable | None:
-    new: Slimmable
+    new: Any
     if isinstance(module, MutableConv2d):
         new = SlimmableConv2d(active, module.trace_kwargs)
     elif isinstance(module, MutableBatchNorm2d):
@@ -226,4 +226,4 @@ def _slimmable(module: Any, active: ActiveSubnet) -> Slimmable | None:
         return None
     for choice in module.mutables:
         new.add_mutable(choice)
-    return new
+    return cast("Slimmable", new)
