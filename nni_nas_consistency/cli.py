@@ -1,4 +1,4 @@
-"""`nni-consistency`: turns words into objects, and calls one function each.
+"""`nni-consistency`: each command turns its words into objects (`words.py`), and calls one function.
 
 Exit 0 done, 1 a run failed, 2 bad input with one clear line. Torch, NNI and Lightning take five seconds to import, so
 each command imports for itself what needs them.
@@ -10,26 +10,20 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, ArchForm, InputError, WidthForm
+from nni_nas_consistency import words
+from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, InputError
+from nni_nas_consistency.cli_archs import archs_app
 from nni_nas_consistency.console import progress, say
-from nni_nas_consistency.released import Entry, Json, read_released, read_table, write_released
-
-if TYPE_CHECKING:
-    from nni_nas_consistency.augmentation import Augmentation
-    from nni_nas_consistency.datasets import Images
-    from nni_nas_consistency.recipes import Recipe
-    from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.released import Json, read_released, read_table
+from nni_nas_consistency.words import DataWord, RecipeWord, SpaceWord
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-archs_app = typer.Typer(no_args_is_help=True, help="Released lists of archs.")
 app.add_typer(archs_app, name="archs")
 
-SpaceWord = Literal["resnet20", "digits"]
-DataWord = Literal["cifar100", "cifar10", "digits"]
 SpaceOption = Annotated[SpaceWord, typer.Option("--space", help="Search space.")]
 DataOption = Annotated[DataWord, typer.Option("--data", help="Data set.")]
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data set.")]
@@ -47,13 +41,12 @@ def quickstart(out: OutFolder = Path("runs/quickstart"), seed: SeedOption = 0) -
     """Train, score, rank and report on the embedded benchmark: minutes on two cores."""
     from nni_nas_consistency.quickstart import run_quickstart
 
-    for line in run_quickstart(out, seed=seed, command=_command()):
-        print(line)
+    print("\n".join(run_quickstart(out, seed=seed, provenance=words.provenance())))
 
 
 @app.command()
 def train(
-    recipe: Annotated[Literal["nazarick", "ans", "digits"], typer.Option(help="Training recipe.")] = "nazarick",
+    recipe: Annotated[RecipeWord, typer.Option(help="Training recipe.")] = "nazarick",
     data: DataOption = "cifar100",
     data_root: RootOption = None,
     out: OutFolder = Path("runs/train"),
@@ -76,14 +69,14 @@ def train(
     from nni_nas_consistency.experiment import train_supernet
     from nni_nas_consistency.supernet.checkpoint import save_supernet
 
-    chosen = _recipe(recipe, epochs, n)
-    place = _device(device)
-    images, _ = _images(data, data_root, train=True, download=download)
-    test, _ = _images(data, data_root, train=False, download=download)
+    chosen = words.recipe_of(recipe, epochs, n)
+    place = words.device_of(device)
+    images, _ = words.images_of(data, data_root, train=True, download=download)
+    test, _ = words.images_of(data, data_root, train=False, download=download)
     images = images if train_images is None else images.first(train_images)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    space = _space("digits" if data == "digits" else "resnet20", images)
+    space = words.space_of("digits" if data == "digits" else "resnet20", images)
     run = TrainingRun(
         out,
         resume=resume,
@@ -95,8 +88,8 @@ def train(
     )
     val = test.first(min(val_images, len(test)))
     supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
-    about = {"command": _command(), "recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed}
-    save_supernet(out / "supernet.safetensors", supernet, about | {"data": data, "images": len(images)} | _versions())
+    about = {"recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed, "images": len(images)}
+    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | {"data": data} | about)
     print(out / "supernet.safetensors")
 
 
@@ -123,14 +116,16 @@ def score(
     from nni_nas_consistency.supernet.checkpoint import load_supernet
     from nni_nas_consistency.supernet.slimmable import make_supernet
 
-    part = Shard(1, 1) if shard is None else _shard(shard)
-    listed = {name: entry.arch for name, entry in read_released(archs, _form(space)).items()}
+    part = Shard(1, 1) if shard is None else Shard.parse(shard)
+    listed = {name: entry.arch for name, entry in read_released(archs, words.form_of(space)).items()}
     listed = dict(list(listed.items())[:limit])
-    place = _device(device)
-    test, plain = _images(data, data_root, train=False, download=download)
+    place = words.device_of(device)
+    test, plain = words.images_of(data, data_root, train=False, download=download)
     test = test if images is None else test.first(images)
-    calibration = _images(data, data_root, train=True, download=download)[0].to(place) if bn == "train" else None
-    supernet = make_supernet(_space(space, test))
+    calibration = None
+    if bn == "train":
+        calibration = words.images_of(data, data_root, train=True, download=download)[0].to(place)
+    supernet = make_supernet(words.space_of(space, test))
     about = load_supernet(checkpoint, supernet)
     scoring = image_scoring(test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration)
     provenance = {"space": space, "checkpoint": about, "list": archs.name, "data": data, "images": len(test)}
@@ -164,13 +159,13 @@ def rank(
     from nni_nas_consistency.compare import compare
     from nni_nas_consistency.report import lines, write_report
 
-    form = _form(space)
+    form = words.form_of(space)
     result = compare(
         read_table(scores, form),
         read_table(reference, form),
-        _space(space, None),
+        words.space_of(space, None),
         title=f"{scores.name} against {reference.name}",
-        provenance={"command": _command(), "seed": seed, **_versions()},
+        provenance={**words.provenance(), "seed": seed},
         common=common,
         seed=seed,
         resamples=resamples,
@@ -201,20 +196,20 @@ def standalone(
     from nni_nas_consistency.reference import train_references
 
     optimization = STANDALONE_DIGITS if data == "digits" else STANDALONE_CIFAR100
-    listed = {name: entry.arch for name, entry in read_released(archs, _form(space)).items()}
-    place = _device(device)
-    train_set, _ = _images(data, data_root, train=True, download=download)
-    test_set, _ = _images(data, data_root, train=False, download=download)
+    listed = {name: entry.arch for name, entry in read_released(archs, words.form_of(space)).items()}
+    place = words.device_of(device)
+    train_set, _ = words.images_of(data, data_root, train=True, download=download)
+    test_set, _ = words.images_of(data, data_root, train=False, download=download)
     path = train_references(
-        _space(space, train_set, standalone=True),
+        words.space_of(space, train_set, standalone=True),
         dict(list(listed.items())[:limit]),
         optimization=replace(optimization, epochs=epochs or optimization.epochs),
         train=train_set.to(place),
         test=test_set.to(place),
-        augmentation=_training_augmentation(data),
+        augmentation=words.training_augmentation(data),
         seeds=seeds,
         folder=out,
-        about={"command": _command(), **_versions()},
+        about=words.provenance(),
     )
     print(path)
 
@@ -230,6 +225,7 @@ def search(
     population: Annotated[int, typer.Option(min=2, help="Archs that live at a time.")] = 50,
     images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
     """Search a trained supernet with NNI's regularized evolution, and write the archs it scored."""
@@ -238,50 +234,25 @@ def search(
     from nni_nas_consistency.supernet.checkpoint import load_supernet
     from nni_nas_consistency.supernet.slimmable import make_supernet
 
-    test, plain = _images(data, data_root, train=False, download=download)
+    place = words.device_of(device)
+    test, plain = words.images_of(data, data_root, train=False, download=download)
     test = test if images is None else test.first(images)
-    supernet = make_supernet(_space(space, test))
+    supernet = make_supernet(words.space_of(space, test))
     about = load_supernet(checkpoint, supernet)
-    provenance: dict[str, Json] = {"command": _command(), "checkpoint": about, "seed": seed}
-    best = evolve(
-        supernet,
-        image_scoring(test, plain),
-        out=out,
-        trials=trials,
-        population=population,
-        seed=seed,
-        provenance=provenance,
-    )
-    print(f"best of {trials}: {best.code}")
-
-
-@archs_app.command("check")
-def archs_check(
-    file: Annotated[Path, typer.Argument(help="Released list.")],
-    space: Annotated[Literal["resnet20", "resnet48", "digits"], typer.Option(help="Search space.")] = "resnet20",
-) -> None:
-    """Check every arch of a released list."""
-    form: ArchForm = RESNET48 if space == "resnet48" else _form(space)
-    entries = read_released(file, form)
-    print(
-        f"{len(entries)} archs, {len(entries)} valid, {len({entry.arch.code for entry in entries.values()})} distinct"
-    )
-
-
-@archs_app.command("sample")
-def archs_sample(
-    out: OutFile,
-    space: SpaceOption = "resnet20",
-    count: Annotated[int, typer.Option(min=1, help="How many archs.")] = 64,
-    seed: SeedOption = 0,
-) -> None:
-    """Write a list of archs that spread over capacity, in released form."""
-    import torch
-
-    from nni_nas_consistency.strategies.sampling import spread_archs
-
-    archs = spread_archs(_form(space), count, torch.Generator().manual_seed(seed))
-    write_released(out, {f"arch{index}": Entry(arch, 0) for index, arch in enumerate(archs, 1)})
+    provenance: dict[str, Json] = {**words.provenance(), "checkpoint": about, "seed": seed}
+    with progress(trials, "archs") as advance:
+        best = evolve(
+            supernet.to(place),
+            image_scoring(test.to(place), plain),
+            out=out,
+            trials=trials,
+            population=population,
+            seed=seed,
+            provenance=provenance,
+            advance=advance,
+        )
+    print(out)
+    print(f"best: {best.code}")
 
 
 @app.command()
@@ -302,74 +273,6 @@ def doctor() -> None:
         print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.told}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
-
-
-def _form(space: SpaceWord) -> WidthForm:
-    return DIGITS if space == "digits" else RESNET20
-
-
-def _space(space: SpaceWord, images: Images | None, *, standalone: bool = False) -> ChainSpace:
-    from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-
-    if space == "digits":
-        return ResNet20Space(10, 1, 8, width_unit=1)
-    rule: Literal["standalone", "projection"] = "standalone" if standalone or images is None else "projection"
-    return ResNet20Space(100 if images is None else images.num_classes, shortcut=rule)
-
-
-def _images(data: DataWord, root: Path | None, *, train: bool, download: bool) -> tuple[Images, Augmentation]:
-    from nni_nas_consistency.augmentation import CIFAR10_TEST, CIFAR100_TEST, DIGITS_TEST
-    from nni_nas_consistency.datasets import cifar10, cifar100, digits
-
-    if data == "digits":
-        return digits(train=train), DIGITS_TEST
-    if root is None:
-        raise InputError(f"{data} needs --data-root, the folder that holds it; --download fetches it there")
-    if data == "cifar10":
-        return cifar10(root, train=train, download=download), CIFAR10_TEST
-    return cifar100(root, train=train, download=download), CIFAR100_TEST
-
-
-def _training_augmentation(data: DataWord) -> Augmentation:
-    from nni_nas_consistency.augmentation import CIFAR10_TRAIN, CIFAR100_TRAIN, DIGITS_TRAIN
-
-    return {"cifar100": CIFAR100_TRAIN, "cifar10": CIFAR10_TRAIN, "digits": DIGITS_TRAIN}[data]
-
-
-def _recipe(word: str, epochs: int | None, n: int | None) -> Recipe:
-    from nni_nas_consistency.recipes import ANS, NAZARICK
-    from nni_nas_consistency.recipes import DIGITS as DIGITS_RECIPE
-
-    recipe = {"nazarick": NAZARICK, "ans": ANS, "digits": DIGITS_RECIPE}[word]
-    return replace(recipe if epochs is None else recipe.for_epochs(epochs), n=n or recipe.n)
-
-
-def _device(word: str) -> str:
-    import torch
-
-    found = torch.cuda.is_available()
-    if word not in ("auto", "cpu", "cuda") or (word == "cuda" and not found):
-        raise InputError(f"device {word!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if word == "auto" else word
-
-
-def _shard(word: str) -> Any:
-    from nni_nas_consistency.scoring.shards import Shard
-
-    try:
-        return Shard.parse(word)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _command() -> str:
-    return " ".join(["nni-consistency", *sys.argv[1:]])
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("nni-nas-consistency", "nni", "torch", "numpy", "scipy")}
 
 
 def main() -> None:

@@ -6,6 +6,9 @@ fails once NNI no longer needs it.
 
 from __future__ import annotations
 
+import copy
+import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from nni.nas.evaluator import Evaluator, FunctionalEvaluator
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, is_supernet
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLinear
 from nni.nas.strategy import RegularizedEvolution, Strategy
 
@@ -62,6 +66,12 @@ class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
             value = ModelFormatConfig(name=value)
         super().__setattr__(name, value)
 
+    def canonical_copy(self) -> NasExperimentConfig:
+        """Return what NNI runs: it asks classes of another name for a tuner (workaround)."""
+        plain = copy.copy(self)
+        plain.__class__ = NasExperimentConfig
+        return plain.canonical_copy()
+
 
 class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
     """Explore a space with a strategy, under Retiarii's name and call.
@@ -74,16 +84,23 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         space: The model space.
         evaluator: What trains or scores a model.
         strategy: What explores.
-        config: Settings; inferred from the other three by default.
+        config: Settings; by default, those that the first paragraph says.
+        id: Name of a stopped experiment to `resume`; by default, a new one.
     """
 
     def __init__(
-        self, space: ModelSpace, evaluator: Evaluator, strategy: Strategy, config: NasExperimentConfig | None = None
+        self,
+        space: ModelSpace,
+        evaluator: Evaluator,
+        strategy: Strategy,
+        config: NasExperimentConfig | None = None,
+        *,
+        id: str | None = None,
     ) -> None:
-        super().__init__(space, evaluator, strategy, config)
+        super().__init__(space, evaluator, strategy, config or _default_config(space, strategy), id=id)
 
     def run(self, config: NasExperimentConfig | None = None, port: int = 8080, debug: bool = False) -> bool:
-        """Run to the end and return whether it succeeded.
+        """Run, and return whether that went on to the end: False after Ctrl-C, which NNI catches.
 
         Args:
             config: Settings that replace those given before.
@@ -92,16 +109,31 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         """
         if config is not None:
             self.config = config
-        try:
-            return bool(super().run(port, debug=debug))
-        finally:
-            if not self._nni_manager_required():  # with a manager, its web page stays up until `stop`
-                self.stop()
+        return bool(super().run(port, debug=debug))
+
+    def run_or_resume(self, config: NasExperimentConfig | None = None, port: int = 8080, debug: bool = False) -> bool:
+        """Resume the experiment if there is one of this id, or run it; see `run`."""
+        if self.has_checkpoint():
+            return bool(self.resume(port, debug=debug))
+        return self.run(config, port, debug)
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Start, and return when the strategy is done."""
         with localhost_only():
             super().start(port, debug, run_mode)
+
+    def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
+        try:
+            return cast("bool | None", super()._run_impl(port, wait_completion, debug))
+        finally:
+            if not self._nni_manager_required():  # with a manager, its web page stays up until `stop`
+                self.stop()
+
+
+def _default_config(space: ModelSpace, strategy: Strategy) -> RetiariiExeConfig:
+    if isinstance(strategy, OneShotStrategy) or is_supernet(space):
+        return RetiariiExeConfig(execution_engine="sequential", model_format="raw")
+    return RetiariiExeConfig()
 
 
 def train_supernet(
@@ -129,11 +161,15 @@ def train_supernet(
         sampler=recipe.sampler(space, torch.Generator().manual_seed(seed)),
         sandwich=recipe.sandwich,
         distill=recipe.distill,
+        distill_from=recipe.distill_from,
         grad_clip=recipe.grad_clip,
         step=step,
         seed=seed,
     )
-    RetiariiExperiment(space, evaluator, strategy).run()
+    with warnings_only():
+        finished = RetiariiExperiment(space, evaluator, strategy).run()
+    if not finished:
+        raise KeyboardInterrupt
     return cast("ChainSpace", strategy.supernet)
 
 
@@ -146,6 +182,7 @@ def evolve(
     population: int,
     seed: int,
     provenance: Mapping[str, Json],
+    advance: Callable[[], None] = lambda: None,
 ) -> Arch:
     """Search a trained supernet with NNI's regularized evolution, in this process, and return the best arch.
 
@@ -157,11 +194,19 @@ def evolve(
         population: Archs that live at a time, of which a quarter compete to be a parent.
         seed: Of the evolution.
         provenance: For the score file.
+        advance: Is called whenever an arch is scored.
     """
+
+    def score(model: ChainSpace) -> None:
+        score_subnet(model, scoring=lambda: scoring)
+        advance()
+
     strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
     config = RetiariiExeConfig(execution_engine="sequential", model_format="raw", max_trial_number=trials)
-    experiment = RetiariiExperiment(supernet, FunctionalEvaluator(score_subnet, scoring=lambda: scoring), strategy)
-    experiment.run(config)
+    with warnings_only():
+        finished = RetiariiExperiment(supernet, FunctionalEvaluator(score), strategy, config).run()
+    if not finished:
+        raise KeyboardInterrupt
     models = [model for model in strategy.list_models(sort=False) if model.metric is not None]
     archs = [supernet.arch(model.sample) for model in models]
     scores = {
@@ -186,20 +231,43 @@ def localhost_only() -> Iterator[None]:
                 os.environ["NODE_OPTIONS"] = before
 
 
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Keep what is no warning off the console: NNI writes two lines a trial. The experiment's log file has them all."""
+    consoles = [handler for handler in logging.getLogger("nni").handlers if type(handler) is logging.StreamHandler]
+    before = [handler.level for handler in consoles]
+    try:
+        for handler in consoles:
+            handler.setLevel(logging.WARNING)
+        yield
+    finally:
+        for handler, level in zip(consoles, before, strict=True):
+            handler.setLevel(level)
+
+
 def repair_freeze() -> None:
     """Let NNI's own supernets freeze layers without bias: their `freeze_weight` hands on `bias: None` (workaround)."""
     for operation in (MixedConv2d, MixedLinear):
-        if not hasattr(operation.freeze_weight, "leaves_out_missing"):
-            operation.freeze_weight = _leaving_out_missing(operation.freeze_weight)
+        operation.freeze_weight = _leaving_out_missing(operation.freeze_weight)
 
 
 def _leaving_out_missing(freeze_weight: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(freeze_weight)
     def repaired(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         weights = freeze_weight(self, *args, **kwargs)
         return {name: value for name, value in weights.items() if value is not None}
 
-    repaired.leaves_out_missing = True  # type: ignore[attr-defined]
     return repaired
 
 
+def drop_noise() -> None:
+    """Drop a warning, some 15 a run, that trials in this process need none of the training service that NNI demands."""
+    logging.getLogger(NasExperimentConfig.__module__).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg != "`training_service` will be ignored for sequential execution engine."
+
+
 repair_freeze()
+drop_noise()

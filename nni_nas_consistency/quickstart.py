@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 
 from nni_nas_consistency.arch import DIGITS as FORM
+from nni_nas_consistency.arch import Arch
 from nni_nas_consistency.augmentation import DIGITS_TEST
 from nni_nas_consistency.compare import compare
 from nni_nas_consistency.console import progress, say
@@ -21,9 +23,11 @@ from nni_nas_consistency.datasets import digits
 from nni_nas_consistency.evaluators import TrainingRun, image_scoring
 from nni_nas_consistency.experiment import train_supernet
 from nni_nas_consistency.recipes import DIGITS as RECIPE
-from nni_nas_consistency.released import Entry, Json, read_released, read_scores
+from nni_nas_consistency.recipes import Recipe
+from nni_nas_consistency.released import Entry, Json, read_released, read_table
 from nni_nas_consistency.report import lines, write_report
 from nni_nas_consistency.scoring.shards import score_list
+from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 
@@ -34,56 +38,53 @@ def digits_reference() -> dict[str, Entry]:
         return read_released(path, FORM)
 
 
-def run_quickstart(out: Path, *, seed: int = 0, command: str = "", epochs: int | None = None) -> list[str]:
+def run_quickstart(
+    out: Path, *, seed: int = 0, provenance: Mapping[str, str] | None = None, epochs: int | None = None
+) -> list[str]:
     """Run the main job and return what to print: the table of correlations, then the path of the report.
 
     Args:
         out: Folder for the supernet, the scores and the report; made if missing.
         seed: Of everything random.
-        command: What was typed, for the report.
+        provenance: What was typed and what ran it, for the report.
         epochs: Instead of the recipe's.
     """
     out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
     recipe = RECIPE if epochs is None else RECIPE.for_epochs(epochs)
-    run = TrainingRun(out, progress_bar=sys.stderr.isatty(), accelerator="cpu", write=say)
-    torch.manual_seed(seed)
-    space = ResNet20Space(10, 1, 8, width_unit=1)
-    supernet = train_supernet(space, recipe, digits(train=True), digits(train=False), seed=seed, run=run)
-    trained = time.monotonic()
     settings: dict[str, Json] = {
         "space": "ResNet20, width unit 1",
         "data": "digits, 8×8",
         "epochs": recipe.optimization.epochs,
         "archs a step": recipe.n,
-        "score": "negative cross-entropy on 597 test images, batch statistics",
+        "score": "negative cross-entropy on the test images, batch-norm statistics of each batch of 512",
+        "seed": seed,
     }
-    save_supernet(out / "supernet.safetensors", supernet, {**settings, "seed": seed, "command": command})
-
+    begun = time.monotonic()
+    supernet = _train(out, recipe, seed)
+    trained = time.monotonic()
+    save_supernet(out / "supernet.safetensors", supernet, {**settings, **(provenance or {})})
     reference = digits_reference()
-    archs = {name: entry.arch for name, entry in reference.items()}
-    with progress(len(archs), "archs") as advance:
-        score_list(
-            supernet,
-            archs,
-            image_scoring(digits(train=False), DIGITS_TEST),
-            out=out / "scores.json",
-            provenance={**settings, "seed": seed},
-            advance=lambda score: advance(),
-        )
-    scored = time.monotonic()
-    scores = {name: Entry(arch, score) for name, (arch, score) in read_scores(out / "scores.json", FORM).scores.items()}
+    _score(out / "scores.json", supernet, {name: entry.arch for name, entry in reference.items()}, settings)
+    spent = {"training": f"{trained - begun:.0f} s", "scoring": f"{time.monotonic() - trained:.1f} s"}
     report = compare(
-        scores,
+        read_table(out / "scores.json", FORM),
         reference,
         supernet,
         title="Rank consistency on the embedded benchmark",
         settings=settings,
-        provenance={
-            "command": command,
-            "seed": seed,
-            "training": f"{trained - begun:.0f} s",
-            "scoring": f"{scored - trained:.1f} s",
-        },
+        provenance={**(provenance or {}), **spent},
     )
     return [*lines(report), f"report: {write_report(report, out)}"]
+
+
+def _train(out: Path, recipe: Recipe, seed: int) -> ChainSpace:
+    torch.manual_seed(seed)
+    space = ResNet20Space(10, 1, 8, width_unit=1)
+    run = TrainingRun(out, progress_bar=sys.stderr.isatty(), accelerator="cpu", write=say)
+    return train_supernet(space, recipe, digits(train=True), digits(train=False), seed=seed, run=run)
+
+
+def _score(out: Path, supernet: ChainSpace, archs: Mapping[str, Arch], settings: Mapping[str, Json]) -> None:
+    scoring = image_scoring(digits(train=False), DIGITS_TEST)
+    with progress(len(archs), "archs") as advance:
+        score_list(supernet, archs, scoring, out=out, provenance=settings, advance=lambda score: advance())

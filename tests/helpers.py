@@ -1,12 +1,22 @@
-"""What several test files need."""
+"""What several test files need: small spaces with random weights, and ResNet-20 written out in plain torch."""
 
 import os
+import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
+from nni.tools.nnictl.config_utils import Experiments
+from torch import Tensor, nn
 
-from nni_nas_consistency.arch import RESNET48, WidthForm
+from nni_nas_consistency.arch import RESNET48, Arch, WidthForm
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space, ShortcutRule
+from nni_nas_consistency.supernet.slimmable import make_supernet
+
+BOTH_SHORTCUTS = pytest.mark.parametrize("shortcut", ["projection", "standalone"])
 
 
 def shared_data(*parts: str) -> Path:
@@ -34,3 +44,98 @@ def digit_codes(draw: st.DrawFn) -> str:
 def width_codes(form: WidthForm) -> st.SearchStrategy[str]:
     """Draw codes of a space of widths."""
     return st.tuples(*(st.sampled_from(layer) for layer in form.layers)).map(lambda widths: "-".join(map(str, widths)))
+
+
+def random_archs(form: WidthForm, n: int, seed: int = 0) -> list[Arch]:
+    """Return uniform archs, drawn without the samplers that are under test."""
+    dice = random.Random(seed)
+    return [form.arch([dice.choice(layer) for layer in form.layers]) for _ in range(n)]
+
+
+def random_batch(images: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return images [B, 1, 8, 8] and labels [B] for the tiny space; B is odd unless asked for."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(images, 1, 8, 8, generator=generator, dtype=dtype)
+    return x, torch.randint(10, (images,), generator=generator)
+
+
+def tiny_space(shortcut: ShortcutRule = "projection") -> ResNet20Space:
+    """Return ResNet20 for 1×8×8 images with widths 1, 2, 3, …"""
+    return ResNet20Space(10, 1, 8, shortcut, width_unit=1)
+
+
+def tiny_supernet(
+    dtype: torch.dtype = torch.float64, seed: int = 0, shortcut: ShortcutRule = "projection"
+) -> ResNet20Space:
+    """Return a supernet of the tiny space, with random batch norms and running statistics."""
+    supernet = make_supernet(tiny_space(shortcut)).to(dtype)
+    randomize(supernet, seed)
+    return supernet
+
+
+@torch.no_grad()
+def randomize(network: nn.Module, seed: int) -> None:
+    """Give every weight and every running statistic a random value, so that mixing two of them up shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        fan_in = parameter[0].numel()
+        parameter.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.3, generator=generator)
+            norm.running_mean.normal_(0, 0.3, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            norm.num_batches_tracked.fill_(7)
+
+
+def subnet_slices(tensors: Mapping[str, Tensor], arch: Arch, shortcut: ShortcutRule) -> dict[str, Tensor]:
+    """Return the slices of a ResNet20 supernet's state dict that an arch uses, written out by hand."""
+    widths = arch.choices
+    slices = {}
+
+    def take(name: str, width_in: int, width_out: int) -> None:
+        slices[f"{name}conv.weight"] = tensors[f"{name}conv.weight"][:width_out, :width_in]
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            slices[f"{name}bn.{key}"] = tensors[f"{name}bn.{key}"][:width_out]
+        slices[f"{name}bn.num_batches_tracked"] = tensors[f"{name}bn.num_batches_tracked"]
+
+    take("stages.0.", tensors["stages.0.conv.weight"].shape[1], widths[0])
+    for block in range(9):
+        width_in, width_mid, width_out = widths[2 * block : 2 * block + 3]
+        take(f"stages.{2 * block + 1}.", width_in, width_mid)
+        take(f"stages.{2 * block + 2}.", width_mid, width_out)
+        if shortcut == "projection" or block in (0, 3, 6) or width_in != width_out:
+            take(f"stages.{2 * block + 2}.shortcut.", width_in, width_out)
+    slices["stages.19.linear.weight"] = tensors["stages.19.linear.weight"][:, : widths[18]]
+    slices["stages.19.linear.bias"] = tensors["stages.19.linear.bias"]
+    return slices
+
+
+def plain_logits(
+    weights: Mapping[str, Tensor], images: Tensor, shortcut: ShortcutRule, *, training: bool = False
+) -> Tensor:
+    """Return the logits of ResNet-20 with these weights, written out; in training, running statistics move in place."""
+
+    def conv_bn(name: str, x: Tensor, stride: int = 1) -> Tensor:
+        kernel = weights[f"{name}conv.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var, scale, shift = (
+            weights[f"{name}bn.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, shift, training, 0.1, 1e-5)
+
+    x = F.relu(conv_bn("stages.0.", images))
+    for block in range(9):
+        stride = 2 if block in (3, 6) else 1
+        first, second = f"stages.{2 * block + 1}.", f"stages.{2 * block + 2}."
+        y = conv_bn(second, F.relu(conv_bn(first, x, stride)))
+        project = shortcut == "projection" or block in (0, 3, 6) or x.shape[1] != y.shape[1]
+        x = F.relu(y + (conv_bn(f"{second}shortcut.", x, stride) if project else x))
+    return F.linear(x.mean((2, 3)), weights["stages.19.linear.weight"], weights["stages.19.linear.bias"])
+
+
+def keep_nni_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let NNI write its experiments and its list of them into a folder; it has looked up the home folder on import."""
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setattr(Experiments.__init__, "__defaults__", (str(folder / "nni-experiments"),))

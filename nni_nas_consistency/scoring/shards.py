@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from nni_nas_consistency.arch import Arch, ArchForm
+from nni_nas_consistency.arch import Arch, ArchForm, InputError
 from nni_nas_consistency.released import (
     FileError,
     Json,
@@ -33,7 +33,7 @@ class Shard:
         count: How many parts there are.
 
     Raises:
-        ValueError: `index` is out of range.
+        InputError: `index` is out of range.
     """
 
     index: int
@@ -41,18 +41,18 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise ValueError(f"shard {self.index}/{self.count} does not exist; allowed are 1/{self.count} and up")
+            raise InputError(f"shard {self.index}/{self.count} does not exist; allowed are 1/{self.count} and up")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
         """Return the shard of a text like `2/8`.
 
         Raises:
-            ValueError: The text is none, or out of range.
+            InputError: The text is none, or out of range.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
         if match is None:
-            raise ValueError(f"shard {text!r} is not of the form I/N, such as 2/8")
+            raise InputError(f"shard {text!r} is not of the form I/N, such as 2/8")
         return cls(int(match[1]), int(match[2]))
 
     def of(self, archs: Mapping[str, Value]) -> dict[str, Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -18,7 +18,7 @@ from nni_nas_consistency.supernet.bn import BN_STATISTICS, BNStatistics, batch_s
 Metric = Literal["loss", "acc"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+BatchSource = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Gives the batches anew at each call: images float [B, C, H, W], labels int64 [B]."""
 
 
@@ -38,8 +38,8 @@ class Scoring:
 
     metric: Metric
     bn: BNStatistics
-    test: Batches
-    train: Batches | None = None
+    test: BatchSource
+    train: BatchSource | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -60,7 +60,8 @@ def score_archs(supernet: Space, archs: Iterable[Arch], scoring: Scoring) -> Ite
     """
     for arch in archs:
         with set_active_subnet(supernet, arch):
-            yield score_network(cast("nn.Module", supernet), scoring)
+            score = score_network(cast("nn.Module", supernet), scoring)
+        yield score  # outside, so that the caller finds the supernet as it was
 
 
 @torch.no_grad()
@@ -75,21 +76,27 @@ def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[flo
     Raises:
         ValueError: There is no image to score.
     """
-    was_training = network.training
-    network.eval()
     total, images_seen = 0.0, 0
-    try:
-        with _statistics(network, scoring):
-            for images, labels in scoring.test():
-                total += _summed(network(images), labels, scoring.metric)
-                images_seen += len(labels)
-                if report is not None:
-                    report(total / images_seen)
-    finally:
-        network.train(was_training)
+    with _evaluation_mode(network), _statistics(network, scoring):
+        for images, labels in scoring.test():
+            total += _summed(network(images), labels, scoring.metric)
+            images_seen += len(labels)
+            if report is not None:
+                report(total / images_seen)
     if not images_seen:
         raise ValueError("no images to score on")
     return total / images_seen
+
+
+@contextmanager
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def _summed(logits: Tensor, labels: Tensor, metric: Metric) -> float:

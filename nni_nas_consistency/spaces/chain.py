@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import torch
 from nni.mutable import Sample, SampleValidationError
 from nni.nas.nn.pytorch import ModelSpace
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.arch import Arch, WidthForm
 from nni_nas_consistency.complexity import Cost, CostedStage, chain_cost
 from nni_nas_consistency.supernet.active import ActiveSubnet
-from nni_nas_consistency.supernet.extract import sub_state_dict
+from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
 
 
 class ChainSpace(ModelSpace):  # type: ignore[misc]
@@ -98,10 +99,9 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
             return cast("ChainSpace", super().freeze(sample))
         if self.active is None:
             return self._rebuild(sample)
-        with torch.device("meta"):  # no time is spent on first values that are replaced at once
+        with torch.random.fork_rng(devices=[]):  # first values, replaced at once, shall not move torch's generator
             frozen = self._rebuild(sample)
-        weights = {name: tensor.clone() for name, tensor in sub_state_dict(self, self.arch(sample)).items()}
-        frozen.load_state_dict(weights, strict=True, assign=True)
+        copy_into(frozen, sub_state_dict(self, self.arch(sample)))
         frozen.train(self.training)
         return frozen
 

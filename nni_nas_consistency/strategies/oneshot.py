@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
+import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
+import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -45,6 +47,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         sampler: Where the sampled archs come from; strict fair sampling from the whole space by default.
         sandwich: Whether the largest and the smallest arch run in every batch, with n − 2 sampled ones.
         distill: Whether all archs but the largest learn from its softmax instead of the labels; needs `sandwich`.
+        distill_from: The epoch, from 0, at which the largest becomes the teacher; until then all learn from the labels.
+            0 as published. A short run needs a teacher that has learnt something first (docs/decisions/0006).
         grad_clip: Largest norm of the summed gradient, or None. `Trainer(gradient_clip_val=…)`, where set, wins.
         step: `stacked`: the archs after the first as one masked batch; `sliced`: one by one; `auto`: the faster.
         seed: Seed of the default sampler and of the watched archs.
@@ -61,6 +65,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         sampler: Sampler | None = None,
         sandwich: bool = True,
         distill: bool = True,
+        distill_from: int = 0,
         grad_clip: float | None = 5.0,
         step: Step = "auto",
         seed: int = 0,
@@ -73,7 +78,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
             raise ValueError("distill=True needs sandwich=True: the largest arch is the teacher")
         if step not in ("auto", "stacked", "sliced"):
             raise ValueError(f"step is {step!r}; allowed are 'auto', 'stacked', 'sliced'")
-        self.n, self.sandwich, self.distill = n, sandwich, distill
+        self.n, self.sandwich, self.distill, self.distill_from = n, sandwich, distill, distill_from
         self.sampler, self.grad_clip, self.step = sampler, grad_clip, step
         self.seed, self.watched = seed, watched
 
@@ -99,6 +104,13 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     def configure_oneshot_module(self, training_module: LightningModule) -> SandwichModule:
         """Return the Lightning module that NNI trains."""
         return SandwichModule(training_module, self, cast("Space", self.model_space.model_space))
+
+    def state_dict(self) -> dict[str, str]:
+        """Return what NNI resumes from: the newest checkpoint, if there is one (NNI's own method warns if not)."""
+        if self._mutated_model_space is None:
+            return {}
+        path = newest_checkpoint(self._mutated_model_space.evaluator.trainer)
+        return {"ckpt_path": path} if path else {}
 
     def sub_state_dict(self, arch: Arch) -> dict[str, Tensor]:
         """Return the weights of one subnet, views of the supernet's; see `supernet.extract.sub_state_dict`."""
@@ -137,7 +149,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
             images,
             labels,
             archs,
-            distill=self.strategy.distill,
+            distill=self.strategy.distill and self.current_epoch >= self.strategy.distill_from,
             stacked=self._stacked(images.device),
             backward=self.manual_backward,
         )
@@ -181,9 +193,14 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         if torch.isfinite(losses).all():
             return
         index = int((~torch.isfinite(losses)).nonzero()[0])
-        callback = self.trainer.checkpoint_callback
-        checkpoint = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+        checkpoint = newest_checkpoint(self.trainer)
         raise NonFiniteLoss(
             f"the loss of arch {archs[index].code} is {float(losses[index])} at step {self.trainer.global_step}; "
             f"last good checkpoint: {checkpoint or 'none yet'}. Lower the learning rate or lengthen the warm-up."
         )
+
+
+def newest_checkpoint(trainer: pl.Trainer) -> str:
+    """Return the path of the checkpoint that the trainer wrote last, or an empty one."""
+    callback = trainer.checkpoint_callback
+    return getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")

@@ -24,7 +24,7 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
         self.archs = dict(archs)
         self.labels = dict(labels)
         self._submitted: dict[str, ExecutableModelSpace] = {}
-        self._done: set[str] = set()
+        self._former: dict[str, float] = {}
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -33,19 +33,20 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
     def scores(self) -> dict[str, float]:
         """Return the final result of every arch whose trial reported one, in the list's order."""
         metrics = {name: model.metric for name, model in self._submitted.items()}
-        return {name: float(metric) for name, metric in metrics.items() if metric is not None}
+        reported = self._former | {name: float(metric) for name, metric in metrics.items() if metric is not None}
+        return {name: reported[name] for name in self.archs if name in reported}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far."""
         return {"scores": self.scores()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Leave out what a former run has scored; `scores` then gives the rest."""
-        self._done = set(state["scores"])
+        """Take over what a former run has scored; only the rest is submitted."""
+        self._former = dict(state["scores"])
 
     def _run(self) -> None:
         for name, arch in self.archs.items():
-            if name in self._done:
+            if name in self._former:
                 continue
             if not self.wait_for_resource():
                 return

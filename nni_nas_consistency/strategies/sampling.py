@@ -167,25 +167,23 @@ class PoolSampler:
 
 
 def spread_archs(form: ArchForm, n: int, generator: torch.Generator) -> list[Arch]:
-    """Return archs that spread over capacity, from small to large, for a benchmark.
+    """Return archs that spread over the capacity of every stage, for a benchmark; uniform ones crowd around the mean.
 
-    Uniform archs crowd around the mean. Arch i of n has level 0.2 + 0.8 (i + ½) / n; each layer has, with probability
-    ½, the choice at that level of the layer's list, and a uniform one otherwise.
+    A stage is the layers with the same choices. Its n levels, evenly spaced in (0, 1), are dealt to the archs at random
+    (a Latin hypercube); a layer with k choices has its j-th with j − 1 from Binomial(k − 1, level).
 
     Args:
         form: The archs' form.
         n: How many.
         generator: Where the randomness comes from.
     """
-    archs = []
-    for index in range(n):
-        level = 0.2 + 0.8 * (index + 0.5) / n
-        chances = torch.rand(2, len(form.layers), generator=generator).tolist()
-        places = [level if coin < 0.5 else place for coin, place in zip(*chances, strict=True)]
-        archs.append(
-            form.arch([layer[int(place * len(layer))] for layer, place in zip(form.layers, places, strict=True)])
-        )
-    return archs
+    stages = list(dict.fromkeys(form.layers))
+    levels = {stage: ((torch.randperm(n, generator=generator) + 0.5) / n).tolist() for stage in stages}
+    columns = []
+    for layer in form.layers:
+        steps = torch.rand(n, len(layer) - 1, generator=generator) < torch.tensor(levels[layer])[:, None]
+        columns.append([layer[index] for index in steps.sum(1).tolist()])
+    return [form.arch(choices) for choices in zip(*columns, strict=True)]
 
 
 class Deck:

@@ -51,7 +51,8 @@ def estimated_statistics(
         ValueError: There is no batch.
     """
     norms = batch_norms(network)
-    before = [(norm.momentum, {name: value.clone() for name, value in norm.named_buffers()}) for norm in norms]
+    buffers = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
+    before = [(norm.training, norm.momentum) for norm in norms]
     try:
         for norm in norms:
             norm.reset_running_stats()
@@ -66,7 +67,7 @@ def estimated_statistics(
             norm.training = False
         yield
     finally:
-        for norm, (momentum, buffers) in zip(norms, before, strict=True):
-            norm.momentum = momentum
+        for norm, (training, momentum), former in zip(norms, before, buffers, strict=True):
+            norm.training, norm.momentum = training, momentum
             for name, value in norm.named_buffers():
-                value.copy_(buffers[name])
+                value.copy_(former[name])

@@ -37,7 +37,7 @@ def save_supernet(path: Path, supernet: Any, about: Mapping[str, Any]) -> None:
     try:
         save_file(tensors, temporary, metadata)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); give a folder that exists and has room") from error
     finally:
         temporary.unlink(missing_ok=True)

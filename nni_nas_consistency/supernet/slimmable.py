@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from nni.mutable import Categorical, frozen_context
+from nni.mutable import Categorical, Mutable, frozen_context
 from nni.nas.nn.pytorch import MutableBatchNorm2d, MutableConv2d, MutableLinear
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ Width: TypeAlias = int | Categorical  # type: ignore[valid-type, unused-ignore]
 """A number of channels, or NNI's choice of one."""
 
 AnySpace = TypeVar("AnySpace", bound=Space)
+
+SERVED_CHOICES = ("in_channels", "out_channels", "num_features", "in_features")
+"""The arguments of NNI's mutable modules that may be choices; an expression of choices may not."""
 
 
 def width_at(width: Width, widths: Mapping[str, int]) -> int:
@@ -110,8 +113,8 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised [B, C, H, W]; C is the active width, or the largest one in a stacked batch."""
-        if self.active.masks is not None and isinstance(self.width, Categorical):
-            return self._stacked(x, self.active.masks[self.width.label])
+        if self.active.masks is not None:
+            return self._stacked(x, self._mask(self.active.masks))
         c = x.shape[1]
         mean, var = self.running_mean[:c], self.running_var[:c]  # type: ignore[index]
         momentum = self._update_share() if self.training else 0.0
@@ -134,6 +137,12 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+
+    def _mask(self, masks: Mapping[str, Tensor]) -> Tensor:
+        """Return which channels each arch of a stacked batch has here: [n, C]; of a fixed width, all."""
+        if isinstance(self.width, Categorical):
+            return masks[self.width.label]
+        return self.weight.new_ones(len(next(iter(masks.values()))), self.width)
 
     def _stacked(self, x: Tensor, mask: Tensor) -> Tensor:
         """Normalise [B·n, C, H, W] as [B, n·C, H, W]: a view, since the archs of one image stand side by side."""
@@ -179,7 +188,8 @@ class SlimmableLinear(Slimmable, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, K] from [B, active input width]."""
-        return F.linear(x, self.weight[:, : x.shape[1]], self.bias)
+        # contiguous: backward then multiplies in the same order as in a layer of this width, bit for bit
+        return F.linear(x, self.weight[:, : x.shape[1]].contiguous(), self.bias)
 
     def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the weights of the subnet with these widths."""
@@ -205,13 +215,23 @@ def make_supernet(space: AnySpace) -> AnySpace:
 
 def _replace_modules(module: nn.Module, active: ActiveSubnet, prefix: str) -> None:
     for name, child in list(module.named_children()):
+        _check_choices(child, f"{prefix}{name}")
         new = _slimmable(child, active)
         if new is not None:
             module.register_module(name, new)
-        elif getattr(child, "mutables", None):
-            raise TypeError(f"{prefix}{name}: no slimmable module serves the choices of a {type(child).__name__}")
         else:
             _replace_modules(child, active, f"{prefix}{name}.")
+
+
+def _check_choices(module: Any, name: str) -> None:
+    if not isinstance(module, (MutableConv2d, MutableBatchNorm2d, MutableLinear)):
+        if getattr(module, "mutables", None):
+            raise TypeError(f"{name}: no slimmable module serves the choices of a {type(module).__name__}")
+        return
+    for argument, value in module.trace_kwargs.items():
+        served = isinstance(value, Categorical) and argument in SERVED_CHOICES
+        if isinstance(value, Mutable) and not served:
+            raise TypeError(f"{name}: no slimmable module serves a choice of {argument} such as {value}")
 
 
 def _slimmable(module: Any, active: ActiveSubnet) -> Slimmable | None:
