@@ -2,9 +2,12 @@
 
 import os
 import random
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,18 +78,20 @@ def tiny_supernet(
 
 @torch.no_grad()
 def randomize(network: nn.Module, seed: int) -> None:
-    """Give every weight and every running statistic a random value, so that mixing two of them up shows."""
+    """Give every weight and every running statistic a random value, so that mixing two of them up shows.
+
+    Shifts are positive, so that hardly a ReLU is dead and logits depend on all layers, even at a width of 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
-        fan_in = parameter[0].numel()
-        parameter.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight.uniform_(0.5, 1.5, generator=generator)
-            norm.bias.normal_(0, 0.3, generator=generator)
-            norm.running_mean.normal_(0, 0.3, generator=generator)
-            norm.running_var.uniform_(0.5, 2, generator=generator)
-            norm.num_batches_tracked.fill_(7)
+        parameter.normal_(0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+            module.bias.uniform_(0.2, 1, generator=generator)
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.num_batches_tracked.fill_(7)
 
 
 def subnet_slices(tensors: Mapping[str, Tensor], arch: Arch, shortcut: ShortcutRule) -> dict[str, Tensor]:
@@ -139,3 +144,24 @@ def keep_nni_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let NNI write its experiments and its list of them into a folder; it has looked up the home folder on import."""
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setattr(Experiments.__init__, "__defaults__", (str(folder / "nni-experiments"),))
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening_addresses(port: int) -> set[str]:
+    """Return the addresses that some process listens on at a port; `::` and `0.0.0.0` are all interfaces."""
+    connections = psutil.net_connections("tcp")
+    return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
+
+
+def wait_for(what: Callable[[], bool], seconds: float) -> None:
+    """Return when something has come true; fail if it has not after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)

@@ -48,10 +48,7 @@ def test_batch_statistics_are_those_of_training_mode_and_leave_the_running_ones_
                 actual = network(images)
                 assert torch.equal(network(images), actual)
             assert torch.equal(actual, expected)
-            tensors, modes = state_of(network)
-            counted = {name for name in tensors if not torch.equal(tensors[name], before[0][name])}
-            assert all(name.endswith("num_batches_tracked") for name in counted)
-            assert modes == before[1]
+            assert_unchanged(network, before)
 
 
 @BOTH_SHORTCUTS

@@ -26,14 +26,10 @@ def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Normalise with the statistics of each batch and leave the running ones alone; put back what was set before."""
     norms = batch_norms(network)
-    before = [(norm.training, norm.momentum) for norm in norms]
-    try:
+    with _put_back(norms):
         for norm in norms:
             norm.training, norm.momentum = True, 0.0
         yield
-    finally:
-        for norm, (training, momentum) in zip(norms, before, strict=True):
-            norm.training, norm.momentum = training, momentum
 
 
 @contextmanager
@@ -51,9 +47,7 @@ def estimated_statistics(
         ValueError: There is no batch.
     """
     norms = batch_norms(network)
-    buffers = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
-    before = [(norm.training, norm.momentum) for norm in norms]
-    try:
+    with _put_back(norms):
         for norm in norms:
             norm.reset_running_stats()
             norm.training, norm.momentum = True, None
@@ -66,8 +60,16 @@ def estimated_statistics(
         for norm in norms:
             norm.training = False
         yield
+
+
+@contextmanager
+def _put_back(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+    modes = [(norm.training, norm.momentum) for norm in norms]
+    buffers = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
+    try:
+        yield
     finally:
-        for norm, (training, momentum), former in zip(norms, before, buffers, strict=True):
+        for norm, (training, momentum), former in zip(norms, modes, buffers, strict=True):
             norm.training, norm.momentum = training, momentum
             for name, value in norm.named_buffers():
                 value.copy_(former[name])
