@@ -187,12 +187,15 @@ def image_scoring(
 def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:
     """Score the arch that NNI hands over, with the weights of a trained supernet; for `FunctionalEvaluator`.
 
-    Reports the mean score so far after every batch, and the score at the end, higher is better.
+    Reports the mean score so far after every batch, and the score at the end, higher is better. For example
+    `FunctionalEvaluator(score_subnet, scoring=lambda: image_scoring(digits(train=False), DIGITS_TEST), checkpoint=…)`.
 
     Args:
         model: The frozen subnet.
-        scoring: Gives the scoring, such as `functools.partial(image_scoring, …)` or a function of a module; called
-            once a process.
+        scoring: Gives the scoring; called once a process. For trials in other processes it has to load the images
+            itself, like the lambda above: NNI hands on the name of a function in a module, which the trials import from
+            the folder and with the environment of this process, and pickles any other function or `functools.partial`,
+            to at most 4,096 bytes.
         checkpoint: A supernet checkpoint, loaded once a process; None where `model` comes from a supernet that lives
             in this process, and so has its weights already.
 
@@ -204,7 +207,9 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
     """
     if checkpoint is not None:
         assert model.frozen_arch is not None
-        supernet = _supernet_of(type(model), tuple(model.args.items()), checkpoint)  # type: ignore[arg-type]
+        path = Path(checkpoint)
+        written = path.stat().st_mtime_ns if path.exists() else 0
+        supernet = _supernet_of(type(model), tuple(model.args.items()), path, written)  # type: ignore[arg-type]
         model.load_state_dict(sub_state_dict(supernet, model.frozen_arch), strict=True)
     score = score_network(model, _scoring_of(scoring), report=nni.report_intermediate_result)
     nni.report_final_result(score)
@@ -213,10 +218,11 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
 
 @lru_cache(maxsize=1)
 def _supernet_of(
-    space: Callable[..., ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: str
+    space: Callable[..., ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: Path, written: int
 ) -> ChainSpace:
+    """Return the supernet of a checkpoint; `written` is in its key so that a new file is not taken for the old one."""
     supernet = make_supernet(space(**dict(arguments)))
-    load_supernet(Path(checkpoint), supernet)
+    load_supernet(checkpoint, supernet)
     return supernet
 
 

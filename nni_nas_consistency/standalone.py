@@ -123,21 +123,22 @@ def _grouped_conv(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     n, wide_in, wide_out = len(convs), max(c.in_channels for c in convs), max(c.out_channels for c in convs)
     kernel, stride, padding = convs[0].kernel_size, convs[0].stride, convs[0].padding
     grouped = nn.Conv2d(n * wide_in, n * wide_out, kernel, stride, padding, groups=n, bias=False)  # type: ignore[arg-type]
+    grouped.to(convs[0].weight.dtype)
     weight = grouped.weight.zero_().view(n, wide_out, wide_in, *grouped.kernel_size)
     for own, conv in zip(weight, convs, strict=True):
         own[: conv.out_channels, : conv.in_channels] = conv.weight
-    return grouped.to(convs[0].weight.dtype)
+    return grouped
 
 
 @torch.no_grad()
 def _wide_batch_norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
     n, wide = len(norms), max(norm.num_features for norm in norms)
-    together = nn.BatchNorm2d(n * wide, eps=norms[0].eps, momentum=norms[0].momentum)
-    for own, norm in zip(together.weight.zero_().view(n, wide), norms, strict=True):
-        own[: norm.num_features] = norm.weight
-    for own, norm in zip(together.bias.zero_().view(n, wide), norms, strict=True):
-        own[: norm.num_features] = norm.bias
-    return together.to(norms[0].weight.dtype)
+    together = nn.BatchNorm2d(n * wide, eps=norms[0].eps, momentum=norms[0].momentum).to(norms[0].weight.dtype)
+    together.weight.zero_()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        for own, norm in zip(together.state_dict()[name].view(n, wide), norms, strict=True):
+            own[: norm.num_features] = norm.state_dict()[name]
+    return together
 
 
 class GroupedLinear(nn.Module):

@@ -80,11 +80,14 @@ def tiny_supernet(
 def randomize(network: nn.Module, seed: int) -> None:
     """Give every weight and every running statistic a random value, so that mixing two of them up shows.
 
-    Shifts are positive, so that hardly a ReLU is dead and logits depend on all layers, even at a width of 1.
+    Kernels sum to zero and shifts are positive, so that hardly a ReLU is dead and logits depend on all layers, even
+    at a width of 1.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         parameter.normal_(0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
+        if parameter.dim() == 4 and parameter.shape[-1] > 1:
+            parameter -= parameter.mean((2, 3), keepdim=True)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.uniform_(0.5, 1.5, generator=generator)

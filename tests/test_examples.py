@@ -95,11 +95,13 @@ def stop_experiments(home, environment):
     started = json.loads(manifest.read_text()) if manifest.exists() else {}
     managers = [psutil.Process(each["pid"]) for each in started.values() if psutil.pid_exists(each["pid"])]
     processes = managers + [child for manager in managers for child in manager.children(recursive=True)]
-    for name in started:
-        subprocess.run(["nnictl", "stop", name], env=environment, stdout=subprocess.DEVNULL, timeout=90)
-    _, left = psutil.wait_procs(processes, timeout=20)
-    for process in left:
-        process.kill()
+    try:
+        for name in started:
+            subprocess.run(["nnictl", "stop", name], env=environment, stdout=subprocess.DEVNULL, timeout=90)
+    finally:
+        _, left = psutil.wait_procs(processes, timeout=20)
+        for process in left:
+            process.kill()
     assert not left, f"{left} outlived nnictl stop"
 
 

@@ -13,12 +13,21 @@ from nni_nas_consistency.arch import DIGITS
 from nni_nas_consistency.released import FileError, read_released, read_scores
 from nni_nas_consistency.scoring.shards import Shard, merge_shards, score_list
 from nni_nas_consistency.scoring.subnet import Scoring, score_archs, score_network
-from nni_nas_consistency.supernet.active import set_active_subnet
+from nni_nas_consistency.supernet.active import logits_of, set_active_subnet
 
 TEST = [random_batch(size, seed) for seed, size in enumerate((8, 8, 5))]
 TRAIN = [random_batch(size, seed) for seed, size in enumerate((6, 6, 3), 10)]
 EVERY_METRIC = pytest.mark.parametrize("metric", ["loss", "acc"])
 EVERY_BN = pytest.mark.parametrize("bn", ["supernet", "train", "test", "batch"])
+
+
+def guessing_supernet(shortcut="projection"):
+    """Return a supernet whose archs predict different classes, so that their accuracies differ."""
+    supernet = tiny_supernet(shortcut=shortcut).train()
+    with torch.no_grad():
+        logits = [logits_of(supernet, TEST[0][0], arch) for arch in random_archs(supernet.form, 5, seed=3)]
+        supernet.stages[-1].linear.bias -= torch.cat(logits).mean(0)
+    return supernet
 
 
 def scoring(metric="loss", bn="batch"):
@@ -44,7 +53,7 @@ def by_hand(supernet, arch, metric, bn):
 @EVERY_BN
 @BOTH_SHORTCUTS
 def test_a_score_from_the_supernet_is_that_of_the_extracted_subnet(metric, bn, shortcut):
-    supernet = tiny_supernet(shortcut=shortcut).train()
+    supernet = guessing_supernet(shortcut)
     archs = [supernet.largest, supernet.smallest, *random_archs(supernet.form, 5, seed=3)]
     scores = list(score_archs(supernet, archs, scoring(metric, bn)))
     assert scores == pytest.approx([by_hand(supernet, arch, metric, bn) for arch in archs], rel=1e-12)
