@@ -17,7 +17,7 @@ import typer
 from nni_nas_consistency import words
 from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, InputError
 from nni_nas_consistency.cli_archs import archs_app
-from nni_nas_consistency.console import progress, say
+from nni_nas_consistency.console import progress, quiet_libraries, say
 from nni_nas_consistency.released import Json, read_released, read_table
 from nni_nas_consistency.words import DataWord, RecipeWord, SpaceWord
 
@@ -277,6 +277,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line."""
+    quiet_libraries()
     try:
         app()
     except InputError as error:

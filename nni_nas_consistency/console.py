@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+
+NOISE = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+    "Using ModelCheckpoint with manual optimization",  # a checkpoint after the optimizer's step is what resume needs
+    "pkg_resources is deprecated",  # nnictl's own use of setuptools
+    "The '.*dataloader' does not have many workers",  # images are on the device already
+)
+
+
+def quiet_libraries() -> None:
+    """Keep out of the user's sight what libraries tell their own developers."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def say(line: str) -> None:

@@ -149,7 +149,7 @@ def training_evaluator(
         enable_progress_bar=run.progress_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, len(batches)),
     )
     return Lightning(
         ImageClassifier(optimization, len(batches)),

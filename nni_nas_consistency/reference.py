@@ -89,12 +89,19 @@ def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[
 
 def _write_means(folder: Path, archs: Mapping[str, Arch], accuracies: np.ndarray, about: Mapping[str, object]) -> Path:
     means = {name: Entry(arch, float(row.mean())) for (name, arch), row in zip(archs.items(), accuracies, strict=True)}
-    reliability = split_half(accuracies) if accuracies.shape[1] > 1 else None
     content = {
         **about,
-        "split_half_kendall_tau": reliability,
+        "split_half_kendall_tau": _reliability(accuracies),
         "accuracies": {name: row.tolist() for name, row in zip(archs, accuracies, strict=True)},
     }
     write_text_atomically(folder / "about.json", json.dumps(content, indent=1) + "\n")
     write_released(folder / "reference.json", means)
     return folder / "reference.json"
+
+
+def _reliability(accuracies: np.ndarray) -> float | None:
+    """Return how well two halves of the seeds agree; None for too few seeds or archs, or where all archs tie."""
+    try:
+        return split_half(accuracies)
+    except ValueError:
+        return None

@@ -54,7 +54,8 @@ def train_alone(
     if not space.stackable and len(archs) > 1:
         raise ValueError("archs with identity shortcuts cannot train side by side; pass one at a time")
     n = len(archs)
-    together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
+    with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
+        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
     optimizer = torch.optim.SGD(
         together.parameters(),
         lr=optimization.lr,
@@ -103,14 +104,19 @@ def side_by_side(networks: Sequence[nn.Module]) -> nn.Module:
 
     Args:
         networks: Networks of the same modules in plain torch, of any widths.
+
+    Raises:
+        TypeError: A module has weights and is no plain convolution without bias, 2-d batch norm or linear layer.
     """
     first = networks[0]
-    if isinstance(first, nn.Conv2d):
+    if isinstance(first, nn.Conv2d) and first.bias is None and first.groups == 1 and first.dilation == (1, 1):
         return _grouped_conv(networks)  # type: ignore[arg-type]
     if isinstance(first, nn.BatchNorm2d):
         return _wide_batch_norm(networks)  # type: ignore[arg-type]
     if isinstance(first, nn.Linear):
         return GroupedLinear(networks)  # type: ignore[arg-type]
+    if any(True for _ in first.parameters(recurse=False)):
+        raise TypeError(f"a {type(first).__name__} cannot run side by side with others; train one arch at a time")
     together = copy.copy(first)
     together._modules = {
         name: side_by_side([network.get_submodule(name) for network in networks]) for name, _ in first.named_children()

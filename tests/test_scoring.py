@@ -18,7 +18,8 @@ from nni_nas_consistency.supernet.active import logits_of, set_active_subnet
 TEST = [random_batch(size, seed) for seed, size in enumerate((8, 8, 5))]
 TRAIN = [random_batch(size, seed) for seed, size in enumerate((6, 6, 3), 10)]
 EVERY_METRIC = pytest.mark.parametrize("metric", ["loss", "acc"])
-EVERY_BN = pytest.mark.parametrize("bn", ["supernet", "train", "test", "batch"])
+BN = ("supernet", "train", "test", "batch")
+EVERY_BN = pytest.mark.parametrize("bn", BN)
 
 
 def guessing_supernet(shortcut="projection"):
@@ -74,9 +75,6 @@ def test_the_four_kinds_of_statistics_give_four_scores():
     supernet = tiny_supernet()
     scores = {bn: next(score_archs(supernet, [supernet.largest], scoring("loss", bn))) for bn in BN}
     assert len(set(scores.values())) == 4
-
-
-BN = ("supernet", "train", "test", "batch")
 
 
 @EVERY_BN

@@ -1,0 +1,291 @@
+"""Training alone: many networks side by side are each of them by itself, and reference accuracies resume by seed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import plain_logits, random_archs, random_batch, randomize, tiny_space
+from torch import nn
+
+from nni_nas_consistency import datasets, reference
+from nni_nas_consistency.arch import DIGITS
+from nni_nas_consistency.augmentation import DIGITS_TEST, DIGITS_TRAIN
+from nni_nas_consistency.datasets import Batches, digits
+from nni_nas_consistency.ranking import split_half
+from nni_nas_consistency.recipes import Optimization
+from nni_nas_consistency.reference import train_references
+from nni_nas_consistency.released import FileError, read_released
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.standalone import side_by_side, train_alone
+
+SHORT = Optimization(epochs=2, batch_size=30, lr=0.1, warmup_steps=3, weight_decay=1e-2)
+ARCHS = [tiny_space().largest, tiny_space().smallest, *random_archs(DIGITS, 3, seed=1)]
+
+
+def train_short(archs, *, seed=0, space=None, **settings):
+    data = {"train": digits(train=True).first(100), "test": digits(train=False).first(150)}
+    choices = {"optimization": SHORT, "augmentation": DIGITS_TRAIN} | settings
+    return train_alone(space or tiny_space(), archs, seed=seed, **data, **choices)
+
+
+def networks(archs=ARCHS):
+    """Return networks of one space with random weights and statistics, in float64 and training mode."""
+    space = tiny_space()
+    frozen = [space.freeze(space.sample(arch)).double() for arch in archs]
+    for seed, network in enumerate(frozen):
+        randomize(network, seed)
+    return frozen
+
+
+def grouped_logits(together, images, n):
+    return together(images.repeat(1, n, 1, 1)).view(len(images), n, -1).transpose(0, 1)
+
+
+def plain_training(network, batches):
+    """Train by SGD with momentum 0.9 and weight decay 0.01, all written out; return the losses."""
+    velocity = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+    losses = []
+    for images, labels in batches:
+        network.zero_grad()
+        loss = nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        losses.append(loss.detach())
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                velocity[name] = 0.9 * velocity[name] + parameter.grad + 0.01 * parameter
+                parameter -= 0.1 * velocity[name]
+    return torch.stack(losses)
+
+
+def test_several_steps_side_by_side_are_those_of_every_network_by_itself():
+    alone = networks()
+    together = side_by_side(alone)
+    batches = [random_batch(size, seed) for seed, size in enumerate((7, 7, 5, 7))]
+    optimizer = torch.optim.SGD(together.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    losses = []
+    for images, labels in batches:
+        logits = grouped_logits(together, images, len(alone))
+        losses.append(torch.stack([nn.functional.cross_entropy(own, labels) for own in logits]))
+        optimizer.zero_grad()
+        losses[-1].sum().backward()
+        optimizer.step()
+    expected = torch.stack([plain_training(network, batches) for network in alone], 1)
+    torch.testing.assert_close(torch.stack(losses).detach(), expected, rtol=1e-10, atol=1e-10)
+    images, _ = random_batch(5, seed=9)
+    for training in (True, False):
+        logits = grouped_logits(together.train(training), images, len(alone))
+        for own, network in zip(logits, alone, strict=True):
+            torch.testing.assert_close(own, network.train(training)(images), rtol=1e-10, atol=1e-10)
+
+
+def test_networks_side_by_side_keep_their_weights_and_running_statistics():
+    alone = networks()
+    together = side_by_side(alone)
+    images, _ = random_batch()
+    logits = grouped_logits(together.eval(), images, len(alone))
+    for own, network in zip(logits, alone, strict=True):
+        expected = plain_logits(network.state_dict(), images, "projection")
+        torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_channels_that_a_network_lacks_stay_zero_while_it_trains():
+    together = side_by_side(networks())
+    absent = {name: parameter == 0 for name, parameter in together.named_parameters()}
+    assert sum(int(mask.sum()) for mask in absent.values()) > 10_000
+    optimizer = torch.optim.SGD(together.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for seed in range(4):
+        images, labels = random_batch(7, seed)
+        logits = grouped_logits(together, images, len(ARCHS))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(ARCHS))).backward()
+        optimizer.step()
+    for name, parameter in together.named_parameters():
+        assert not parameter[absent[name]].any(), name
+        assert parameter[~absent[name]].any(), name
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1, groups=2, bias=False), nn.PReLU(), nn.LayerNorm(2)], ids=repr
+)
+def test_modules_that_cannot_run_side_by_side_are_refused(module):
+    with pytest.raises(TypeError, match=f"a {type(module).__name__} cannot run side by side with others"):
+        side_by_side([nn.Sequential(module), nn.Sequential(module)])
+
+
+def test_accuracies_are_those_of_training_every_arch_with_plain_torch():
+    expected = []
+    for arch, accuracy in zip(ARCHS, train_short(ARCHS), strict=True):
+        (network,) = first_networks([arch])
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+        batches = Batches(digits(train=True).first(100), DIGITS_TRAIN, batch_size=30, seed=0, drop_last=True)
+        factors = iter([1 / 3, 2 / 3, 1, *[0.5] * 3])  # linear over 3 steps, then the cosine of the second epoch
+        for _ in range(2):
+            for images, labels in batches:
+                optimizer.param_groups[0]["lr"] = 0.1 * next(factors)
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(network(images), labels).backward()
+                optimizer.step()
+        images, labels = next(iter(datasets.test_batches(digits(train=False).first(150), DIGITS_TEST, 150)))
+        expected.append(float((network.eval()(images).argmax(1) == labels).float().mean()))
+        assert accuracy == pytest.approx(expected[-1], abs=1.5 / 150), arch.code
+    assert len(set(expected)) > 2
+
+
+def first_networks(archs, seed=0):
+    """Return the networks that `train_alone` begins with, by having it train for no epoch."""
+    begun = []
+
+    def watch(networks):
+        begun.extend(network for network in networks if isinstance(network, ResNet20Space))
+        return side_by_side(networks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nni_nas_consistency.standalone.side_by_side", watch)
+        train_short(archs, seed=seed, optimization=replace(SHORT, epochs=0))
+    return begun
+
+
+def test_first_weights_depend_on_the_code_and_the_seed_alone():
+    together, (second,), (other,) = (
+        first_networks(ARCHS),
+        first_networks(ARCHS[1:2]),
+        first_networks(ARCHS[1:2], seed=1),
+    )
+    weights = second.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in together[1].state_dict().items())
+    assert not torch.equal(other.stages[0].conv.weight, second.stages[0].conv.weight)
+    twin = DIGITS.arch((*ARCHS[1].choices[:19], 5))
+    assert not torch.equal(first_networks([twin])[0].stages[0].conv.weight, second.stages[0].conv.weight)
+
+
+def test_an_accuracy_does_not_depend_on_what_else_trains():
+    whole = train_short(ARCHS)
+    assert train_short(ARCHS[::-1]) == pytest.approx(whole[::-1], abs=1.5 / 150)
+    assert train_short(ARCHS[2:3]) == pytest.approx(whole[2:3], abs=1.5 / 150)
+    assert len(set(whole)) > 2
+
+
+def test_a_seed_decides_the_accuracies():
+    first = train_short(ARCHS)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert train_short(ARCHS) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert train_short(ARCHS, seed=1) != first
+
+
+def test_training_longer_learns_the_digits_and_tells_its_progress():
+    epochs = []
+    plan = Optimization(epochs=8, batch_size=30, lr=0.1, warmup_steps=10, weight_decay=5e-4)
+    data = {"train": digits(train=True).first(600), "test": digits(train=False)}
+    (accuracy,) = train_alone(
+        tiny_space(),
+        [tiny_space().largest],
+        optimization=plan,
+        augmentation=DIGITS_TRAIN,
+        seed=0,
+        progress=epochs.append,
+        **data,
+    )
+    assert epochs == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert accuracy > 0.7
+
+
+def test_archs_with_different_modules_train_one_by_one_only():
+    space = tiny_space("standalone")
+    with pytest.raises(ValueError, match="archs with identity shortcuts cannot train side by side; pass one at a time"):
+        train_short(ARCHS, space=space)
+    assert train_short(ARCHS[3:4], space=space) != train_short(ARCHS[3:4])
+
+
+NAMED = {f"arch{index}": arch for index, arch in enumerate(ARCHS, 1)}
+TINY = replace(SHORT, epochs=1)
+
+
+def references(folder, *, seeds=2, archs=NAMED, shortcut="projection"):
+    return train_references(
+        tiny_space(shortcut),
+        archs,
+        optimization=TINY,
+        train=digits(train=True).first(60),
+        test=digits(train=False).first(100),
+        augmentation=DIGITS_TRAIN,
+        seeds=seeds,
+        folder=folder,
+        about={"data": "digits"},
+    )
+
+
+def test_references_are_the_means_over_the_seeds_with_all_that_made_them(tmp_path):
+    path = references(tmp_path, seeds=4)
+    assert path == tmp_path / "reference.json"
+    data = {"train": digits(train=True).first(60), "test": digits(train=False).first(100)}
+    each = [
+        train_alone(tiny_space(), ARCHS, optimization=TINY, augmentation=DIGITS_TRAIN, seed=seed, **data)
+        for seed in range(4)
+    ]
+    means = read_released(path, DIGITS)
+    assert {name: entry.arch for name, entry in means.items()} == NAMED
+    assert [entry.acc for entry in means.values()] == pytest.approx([sum(row) / 4 for row in zip(*each, strict=True)])
+    about = json.loads((tmp_path / "about.json").read_text())
+    rows = [list(row) for row in zip(*each, strict=True)]
+    assert about["accuracies"] == dict(zip(NAMED, rows, strict=True))
+    assert about["split_half_kendall_tau"] == split_half(rows)
+    assert (about["data"], about["seeds"], about["optimization"]["epochs"]) == ("digits", 4, 1)
+    assert about["augmentation"]["crop_padding"] == 1
+
+
+def test_finished_seeds_are_not_trained_again(tmp_path, monkeypatch):
+    whole = references(tmp_path / "whole", seeds=3).read_bytes()
+    references(tmp_path / "broken", seeds=2)
+    trained = []
+
+    def only_the_third(*args, seed, **settings):
+        trained.append(seed)
+        return train_alone(*args, seed=seed, **settings)
+
+    monkeypatch.setattr(reference, "train_alone", only_the_third)
+    assert references(tmp_path / "broken", seeds=3).read_bytes() == whole
+    assert trained == [2]
+    monkeypatch.setattr(reference, "train_alone", lambda *args, **settings: pytest.fail("trained again"))
+    assert references(tmp_path / "broken", seeds=3).read_bytes() == whole
+
+
+def test_an_interrupted_seed_leaves_no_file_and_is_trained_anew(tmp_path, monkeypatch):
+    def interrupted(*args, seed, **settings):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return train_alone(*args, seed=seed, **settings)
+
+    monkeypatch.setattr(reference, "train_alone", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        references(tmp_path)
+    assert [path.name for path in sorted((tmp_path / "seeds").iterdir())] == ["0.json"]
+    assert not (tmp_path / "reference.json").exists()
+
+
+def test_a_folder_with_seeds_of_other_archs_is_refused(tmp_path):
+    references(tmp_path, seeds=1)
+    for other in (dict(list(NAMED.items())[:4]), NAMED | {"arch2": random_archs(DIGITS, 1, seed=8)[0]}):
+        with pytest.raises(FileError, match="seeds/0.json: holds other archs than the list; train into another folder"):
+            references(tmp_path, archs=other)
+
+
+def test_archs_with_different_modules_get_their_references_one_by_one(tmp_path, monkeypatch):
+    groups = []
+
+    def watched(space, archs, **settings):
+        groups.append(list(archs))
+        return train_alone(space, archs, **settings)
+
+    monkeypatch.setattr(reference, "train_alone", watched)
+    references(tmp_path, seeds=1, shortcut="standalone")
+    assert groups == [[arch] for arch in ARCHS]
+
+
+@pytest.mark.parametrize(("archs", "seeds"), [(NAMED, 1), ({"arch1": ARCHS[0]}, 2)])
+def test_where_two_halves_cannot_be_compared_there_is_no_reliability(tmp_path, archs, seeds):
+    path = references(tmp_path, archs=archs, seeds=seeds)
+    assert list(read_released(path, DIGITS)) == list(archs)
+    assert json.loads((tmp_path / "about.json").read_text())["split_half_kendall_tau"] is None
