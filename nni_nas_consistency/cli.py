@@ -284,6 +284,9 @@ def main() -> None:
         _stop(error, 2)
     except RuntimeError as error:
         _stop(error, 1)
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept, train --resume goes on")
+        sys.exit(130)
 
 
 def _stop(error: Exception, code: int) -> None:

@@ -111,11 +111,9 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
             self.config = config
         return bool(super().run(port, debug=debug))
 
-    def run_or_resume(self, config: NasExperimentConfig | None = None, port: int = 8080, debug: bool = False) -> bool:
-        """Resume the experiment if there is one of this id, or run it; see `run`."""
-        if self.has_checkpoint():
-            return bool(self.resume(port, debug=debug))
-        return self.run(config, port, debug)
+    def run_or_resume(self, port: int = 8080, debug: bool = False) -> bool:
+        """Resume the experiment if there is a stopped one of this id, or else run it; see `run`."""
+        return bool(self.resume(port, debug=debug)) if self.has_checkpoint() else self.run(None, port, debug)
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Start, and return when the strategy is done."""
@@ -207,11 +205,8 @@ def evolve(
         finished = RetiariiExperiment(supernet, FunctionalEvaluator(score), strategy, config).run()
     if not finished:
         raise KeyboardInterrupt
-    models = [model for model in strategy.list_models(sort=False) if model.metric is not None]
-    archs = [supernet.arch(model.sample) for model in models]
-    scores = {
-        f"arch{i}": (arch, float(model.metric)) for i, (arch, model) in enumerate(zip(archs, models, strict=True), 1)
-    }
+    models = enumerate(strategy.list_models(sort=False), 1)
+    scores = {f"arch{index}": (supernet.arch(model.sample), float(model.metric)) for index, model in models}
     write_scores(out, ScoreFile(scores, provenance))
     return max(scores.values(), key=lambda scored: scored[1])[0]
 

@@ -34,7 +34,7 @@ from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import Random, RandomOneShot
 from nni.tools.nnictl.config_utils import Experiments
 
-from nni_nas_consistency import evaluators, experiment
+from nni_nas_consistency import evaluators
 from nni_nas_consistency.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.datasets import digits
 from nni_nas_consistency.evaluators import TrainingRun, image_scoring, score_subnet, training_evaluator
@@ -361,6 +361,7 @@ def test_trials_of_the_local_training_service_score_what_trials_in_this_process_
     assert listening_addresses(port) == set()
 
     assert there.scores() == here.scores()
+    assert (tmp_path / run.id / "log" / "experiment.log").is_file()
     assert intermediates_of(models) == intermediates_of(here.list_models())
 
 
@@ -431,16 +432,20 @@ def test_an_interrupted_evolution_writes_nothing(tmp_path):
 
 
 def test_the_search_command_prints_its_answer_alone_and_what_it_does_on_standard_error(tmp_path):
-    save_supernet(tmp_path / "supernet.safetensors", tiny_supernet(torch.float32), {"made": "for a test"})
+    supernet = tiny_supernet(torch.float32)
+    save_supernet(tmp_path / "supernet.safetensors", supernet, {"made": "for a test"})
     command = [sys.executable, "-m", "nni_nas_consistency", "search", "--space", "digits", "--data", "digits"]
     command += ["--checkpoint", "supernet.safetensors", "--trials", "6", "--population", "3", "--images", "50"]
     environment = os.environ | {"HOME": str(tmp_path)}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    written = read_scores(tmp_path / "searched.json", tiny_space().form)
-    best, _ = max(written.scores.values(), key=lambda scored: scored[1])
-    assert run.stdout == f"searched.json\nbest: {best.code}\n"
     assert run.stderr.startswith("6/6 archs, ")
     assert run.stderr.count("\n") == 1
+
+    written = read_scores(tmp_path / "searched.json", supernet.form)
     assert written.provenance["checkpoint"] == {"made": "for a test"}
     assert len(written.scores) == 6
+    archs, scores = zip(*written.scores.values(), strict=True)
+    scoring = image_scoring(digits(train=False).first(50), DIGITS_TEST)
+    assert list(score_archs(supernet, archs, scoring)) == pytest.approx(list(scores), rel=1e-6)
+    assert run.stdout == f"searched.json\nbest: {archs[scores.index(max(scores))].code}\n"

@@ -25,7 +25,7 @@ from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.active import logits_of, set_active_subnet, stack, unstack
 from nni_nas_consistency.supernet.bn import batch_statistics
-from nni_nas_consistency.supernet.extract import sub_state_dict
+from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
 from nni_nas_consistency.supernet.slimmable import make_supernet
 
 EQUAL_WIDTHS = "2-1-2-3-2-4-4-1-4-5-4-6-7-9-7-3-7-2-7-1"
@@ -160,6 +160,26 @@ def test_changing_a_frozen_subnet_leaves_the_supernet_alone():
     assert_same(dict(supernet.state_dict()), before)
 
 
+def test_freezing_a_subnet_does_not_move_torchs_generator():
+    supernet = tiny_supernet()
+    before = torch.get_rng_state()
+    supernet.freeze(supernet.sample(supernet.largest))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_copies_go_into_networks_that_have_all_their_names_only():
+    supernet = tiny_supernet()
+    small, large = (supernet.freeze(supernet.sample(arch)) for arch in (supernet.smallest, supernet.largest))
+    weights = dict(large.state_dict())
+    copy_into(small, weights)
+    assert_same(dict(small.state_dict()), weights)
+    with pytest.raises(KeyError, match="stages.20.weight"):
+        copy_into(small, weights | {"stages.20.weight": torch.ones(1)})
+    del weights["stages.19.linear.bias"]
+    with pytest.raises(KeyError, match="stages.19.linear.bias"):
+        copy_into(small, weights)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_frozen_subnet_is_trainable_and_in_the_mode_of_its_supernet(training):
     supernet = tiny_supernet().train(training)
@@ -193,6 +213,15 @@ def test_the_active_subnet_is_put_back_after_nesting_and_after_an_exception():
     assert supernet.active.widths == supernet.sample(supernet.largest)
     set_active_subnet(supernet, small)
     assert supernet.active.widths == supernet.sample(small)
+
+
+def test_one_arch_within_several_is_not_stacked():
+    supernet = tiny_supernet().eval()
+    images, _ = random_batch()
+    expected = logits_of(supernet, images, supernet.smallest)
+    with set_active_subnet(supernet, [supernet.smallest, supernet.largest]):
+        assert torch.equal(logits_of(supernet, images, supernet.smallest), expected)
+        assert supernet.active.masks["w1"].tolist() == [[1, 0, 0, 0], [1, 1, 1, 1]]
 
 
 def test_a_space_that_is_no_supernet_has_no_active_subnet_and_no_weights_to_extract():
