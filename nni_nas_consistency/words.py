@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -92,6 +94,11 @@ def device_of(device: str) -> str:
 
 
 def provenance() -> dict[str, str]:
-    """Return what was typed and the versions that ran it."""
+    """Return what was typed, and the machine and versions that ran it."""
     packages = ("nni-nas-consistency", "nni", "torch", "numpy", "scipy")
-    return {"command": " ".join(["nni-consistency", *sys.argv[1:]])} | {name: version(name) for name in packages}
+    return {
+        "command": " ".join(["nni-consistency", *sys.argv[1:]]),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -32,7 +32,7 @@ def test_the_shipped_search_has_one_trial_a_shard():
     assert config["searchSpace"] == {"shard": {"_type": "choice", "_value": list(range(1, shards + 1))}}
     assert config["trialCommand"] == f"python examples/released/trial.py --shards {shards}"
     assert (RELEASED / config["trialCodeDirectory"]).resolve() == ROOT
-    assert config["trialConcurrency"] == 2
+    assert (config["tuner"], config["trialConcurrency"]) == ({"name": "GridSearch"}, 2)  # each shard once
 
 
 def test_nnictl_scores_a_released_list_in_shards_that_merge_to_what_one_process_writes(tmp_path):

@@ -38,8 +38,8 @@ from nni_nas_consistency import evaluators
 from nni_nas_consistency.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.datasets import digits
 from nni_nas_consistency.evaluators import TrainingRun, image_scoring, score_subnet, training_evaluator
-from nni_nas_consistency.experiment import RetiariiExeConfig, RetiariiExperiment, evolve, localhost_only
-from nni_nas_consistency.recipes import Optimization
+from nni_nas_consistency.experiment import RetiariiExeConfig, RetiariiExperiment, evolve, localhost_only, train_supernet
+from nni_nas_consistency.recipes import DIGITS, Optimization
 from nni_nas_consistency.released import read_scores
 from nni_nas_consistency.scoring.subnet import Scoring, score_archs
 from nni_nas_consistency.strategies.oneshot import SandwichStrategy
@@ -320,6 +320,16 @@ def test_an_interrupted_list_goes_on_where_it_was_in_another_experiment_of_the_s
     assert second.state_dict() == {"scores": second.scores()}
     order = list(archs.values())
     assert [arch.choices[:19] for arch in seen] == [arch.choices[:19] for arch in (*order[:3], *order[2:])]
+
+
+def test_interrupted_training_returns_no_supernet(tmp_path, monkeypatch):
+    def interrupt(strategy, model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SandwichStrategy, "mutate_model", interrupt)
+    images, run = digits(train=True).first(100), TrainingRun(tmp_path, accelerator="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train_supernet(tiny_space(), DIGITS, images, images, seed=0, run=run)
 
 
 def test_a_list_stops_at_the_largest_number_of_trials(tmp_path):
