@@ -84,7 +84,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         space: The model space.
         evaluator: What trains or scores a model.
         strategy: What explores.
-        config: Settings; by default, those that the first paragraph says.
+        config: Settings; by default, this process or the local training service, as above.
         id: Name of a stopped experiment to `resume`; by default, a new one.
     """
 
