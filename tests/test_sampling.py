@@ -132,6 +132,15 @@ def test_strict_fair_samples_use_every_choice_equally_often_in_every_block_of_16
             assert uses(block, layer) == dict.fromkeys(choices, 16 // len(choices))
 
 
+def test_strict_fairness_shuffles_whole_blocks_so_that_a_choice_may_come_twice_in_a_row_unlike_with_fair_decks():
+    strict = seeded(strict_fair_sampler, 1, RESNET20).draw(160)
+    fair = seeded(FairSampler, 1, RESNET20).draw(160)
+    fours = [layer for layer, choices in enumerate(RESNET20.layers) if len(choices) == 4]
+    for archs, repeats in ((strict, True), (fair, False)):
+        runs = [uses(archs[start : start + 4], layer) for start in range(0, 160, 4) for layer in fours]
+        assert any(len(run) < 4 for run in runs) == repeats
+
+
 def test_a_strict_fair_block_is_the_least_common_multiple_of_the_choices():
     archs = seeded(strict_fair_sampler, 1, SMALL).draw(24)
     for block in (archs[:12], archs[12:]):

@@ -399,3 +399,15 @@ def test_on_the_released_space_setting_and_extracting_a_subnet_take_a_fraction_o
     archs = random_archs(supernet.form, 50)
     assert fastest_median(lambda arch: set_active_subnet(supernet, arch), archs) <= 0.2
     assert fastest_median(lambda arch: sub_state_dict(supernet, arch), archs) <= 2
+
+
+def test_one_arch_after_several_runs_alone_and_unmasked():
+    supernet = tiny_supernet().eval()
+    first, second = random_archs(supernet.form, 2)
+    images, _ = random_batch()
+    with set_active_subnet(supernet, first):
+        expected = supernet(images)
+    set_active_subnet(supernet, [first, second])
+    set_active_subnet(supernet, first)
+    assert supernet.active.masks is None
+    assert torch.equal(supernet(images), expected)
