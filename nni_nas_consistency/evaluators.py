@@ -93,7 +93,7 @@ class TrainingRun:
     """Where and how a training run keeps itself.
 
     Args:
-        folder: For checkpoints (`checkpoints/last.ckpt`) and metrics (`metrics.csv`).
+        folder: For checkpoints (`checkpoints/last.ckpt`) and metrics (`metrics/version_<start>/metrics.csv`).
         resume: Whether to go on from the last checkpoint.
         checkpoint_steps: Steps between checkpoints; None: one an epoch.
         progress_bar: Whether to show Lightning's; else a line an epoch goes to `write`.
@@ -145,7 +145,7 @@ def training_evaluator(
         devices=1,
         precision=run.precision,
         callbacks=[checkpoint] if run.progress_bar else [checkpoint, EpochLines(run.write)],
-        logger=CSVLogger(run.folder, name="", version=""),
+        logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=run.progress_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,

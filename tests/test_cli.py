@@ -64,7 +64,7 @@ def test_a_bad_list_is_one_clear_line_and_exit_2(tmp_path, text, told):
 def test_training_leaves_a_checkpoint_metrics_and_says_where(folder):
     assert (folder / "run" / "supernet.safetensors").is_file()
     assert (folder / "run" / "checkpoints" / "last.ckpt").is_file()
-    assert "val_acc/smallest" in (folder / "run" / "metrics.csv").read_text()
+    assert "val_acc/smallest" in (folder / "run" / "metrics" / "version_0" / "metrics.csv").read_text()
 
 
 def test_scores_and_submission_have_the_lists_archs(folder):

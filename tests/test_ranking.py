@@ -1,4 +1,3 @@
-import ast
 import warnings
 from itertools import combinations
 from math import asin, pi, sqrt
@@ -9,7 +8,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nni_nas_consistency import ranking
 from nni_nas_consistency.ranking import (
     MatchError,
     kendall_tau,
@@ -279,13 +277,3 @@ def test_one_name_for_two_codes_is_refused(common):
     with pytest.raises(MatchError) as error:
         match(other | {"arch4": ("4-4", 0.5)}, listed(4), common=common)
     assert "'code2' in the reference (2 archs differ like this); rank" in str(error.value)
-
-
-def test_ranking_stands_on_numpy_and_scipy_alone():
-    with open(ranking.__file__, encoding="utf-8") as file:
-        tree = ast.parse(file.read())
-    froms = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    plain = {
-        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    }
-    assert froms | plain == {"__future__", "collections", "dataclasses", "math", "numpy", "scipy"}
