@@ -44,13 +44,13 @@ def test_the_python_of_the_readme_runs(tmp_path):
     assert shortened != code
     shortened = "from dataclasses import replace\n" + shortened
     check = "\nassert weights['stages.19.linear.weight'].shape == (10, 1), weights['stages.19.linear.weight'].shape\n"
-    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", shortened + check]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
 
 
 def test_the_verbs_of_the_readme_are_those_of_the_command_line():
-    verbs = set(re.findall(r"^\| `(\w+)", README, re.MULTILINE))
+    verbs = set(re.findall(r"^\| `(?!nni)(\w+)", README, re.MULTILINE))
     command = typer.main.get_command(app)
     assert verbs == set(command.commands)
 
@@ -71,4 +71,4 @@ def test_numbers_of_the_benchmark_are_those_of_the_shipped_files():
 def test_the_table_of_the_readme_is_what_the_committed_report_holds():
     shown = json.loads((ROOT / "docs" / "quickstart.json").read_text())["consistency"]
     for name in ("kendall", "pearson", "spearman"):
-        assert re.search(rf"{name} +{shown[name]['value']:.3f}", README)
+        assert re.search(rf"{name} +{shown[name]['value']:.4f}", README)
