@@ -65,7 +65,7 @@ def train(
     """Train a supernet."""
     import torch
 
-    from nni_nas_consistency.evaluators import TrainingRun
+    from nni_nas_consistency.evaluators import TrainingRun, begin_run
     from nni_nas_consistency.experiment import train_supernet
     from nni_nas_consistency.supernet.checkpoint import save_supernet
 
@@ -74,7 +74,6 @@ def train(
     images, _ = words.images_of(data, data_root, train=True, download=download)
     test, _ = words.images_of(data, data_root, train=False, download=download)
     images = images if train_images is None else images.first(train_images)
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     space = words.space_of("digits" if data == "digits" else "resnet20", images)
     run = TrainingRun(
@@ -86,10 +85,12 @@ def train(
         accelerator="cpu" if place == "cpu" else "gpu",
         write=say,
     )
+    settings: dict[str, Json] = {"recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed}
+    settings |= {"data": data, "images": len(images), "precision": precision}
+    begin_run(run, settings)
     val = test.first(min(val_images, len(test)))
     supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
-    about = {"recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed, "images": len(images)}
-    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | {"data": data} | about)
+    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | settings)
     print(out / "supernet.safetensors")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from nni_nas_consistency.arch import InputError
 from nni_nas_consistency.augmentation import Augmentation
 from nni_nas_consistency.datasets import Batches, Images, test_batches
 from nni_nas_consistency.recipes import Optimization
+from nni_nas_consistency.released import Json, write_text_atomically
 from nni_nas_consistency.scoring.subnet import Metric, Scoring, score_network
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.bn import BNStatistics
@@ -114,6 +116,30 @@ class TrainingRun:
     def last_checkpoint(self) -> Path:
         """The newest checkpoint."""
         return self.folder / "checkpoints" / "last.ckpt"
+
+
+def begin_run(run: TrainingRun, settings: Mapping[str, Json]) -> None:
+    """Note in `settings.json` what a run trains with, or see that a resumed one goes on with the same.
+
+    Args:
+        run: Its folder is made if missing.
+        settings: Everything that decides the weights, plain JSON values.
+
+    Raises:
+        InputError: The run is resumed with other settings; the message says which.
+    """
+    path = run.folder / "settings.json"
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not (run.resume and path.is_file()):
+        write_text_atomically(path, json.dumps(dict(settings), indent=1) + "\n")
+        return
+    before = json.loads(path.read_text())
+    for name in sorted(before.keys() | settings.keys()):
+        if before.get(name) != settings.get(name):
+            raise InputError(
+                f"{run.folder}: was started with {name} {before.get(name)!r}, not {settings.get(name)!r}; "
+                "resume with the same settings, or train into another folder"
+            )
 
 
 def training_evaluator(

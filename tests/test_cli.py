@@ -67,6 +67,12 @@ def test_training_leaves_a_checkpoint_metrics_and_says_where(folder):
     assert "val_acc/smallest" in (folder / "run" / "metrics" / "version_0" / "metrics.csv").read_text()
 
 
+def test_a_run_is_resumed_with_its_own_settings_only(folder):
+    options = ["--recipe", "digits", "--data", "digits", "--n", 3, "--train-images", 128, "--out", folder / "run"]
+    line = only_line(run("train", *options, "--epochs", 2, "--resume", code=2))
+    assert "was started with epochs 1, not 2; resume with the same settings" in line
+
+
 def test_scores_and_submission_have_the_lists_archs(folder):
     listed = read_released(folder / "list.json", DIGITS)
     scores = read_scores(folder / "scores.json", DIGITS)

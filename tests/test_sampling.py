@@ -148,13 +148,6 @@ def test_a_strict_fair_block_is_the_least_common_multiple_of_the_choices():
     assert archs[:12] != archs[12:]
 
 
-def test_a_strict_fair_block_is_shuffled_as_a_whole_where_a_fair_sampler_deals_every_choice_before_any_comes_again():
-    fair, strict = (seeded(make, 1, RESNET20).draw(64) for make in (FairSampler, strict_fair_sampler))
-    runs = [[len(uses(archs[start : start + 4], 0)) for start in range(0, 64, 4)] for archs in (fair, strict)]
-    assert set(runs[0]) == {4}
-    assert {2, 3} <= set(runs[1])
-
-
 @pytest.mark.parametrize("make", [FairSampler, strict_fair_sampler])
 def test_fair_samples_combine_the_choices_of_two_layers_at_random(make):
     archs = seeded(make, 2, SMALL).draw(12 * 200)

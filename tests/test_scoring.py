@@ -104,6 +104,13 @@ def test_scoring_leaves_the_supernet_as_it_was(bn):
     unchanged()
 
 
+def test_scoring_records_no_graph():
+    supernet, recorded = tiny_supernet(), []
+    supernet.register_forward_hook(lambda module, inputs, logits: recorded.append(logits.requires_grad))
+    list(score_archs(supernet, [supernet.smallest], scoring("loss", "train")))
+    assert recorded == [False] * (len(TRAIN) + len(TEST))
+
+
 def test_progress_reports_the_mean_over_the_images_so_far():
     supernet = tiny_supernet()
     reported = []

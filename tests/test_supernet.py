@@ -215,15 +215,6 @@ def test_the_active_subnet_is_put_back_after_nesting_and_after_an_exception():
     assert supernet.active.widths == supernet.sample(small)
 
 
-def test_one_arch_within_several_is_not_stacked():
-    supernet = tiny_supernet().eval()
-    images, _ = random_batch()
-    expected = logits_of(supernet, images, supernet.smallest)
-    with set_active_subnet(supernet, [supernet.smallest, supernet.largest]):
-        assert torch.equal(logits_of(supernet, images, supernet.smallest), expected)
-        assert supernet.active.masks["w1"].tolist() == [[1, 0, 0, 0], [1, 1, 1, 1]]
-
-
 def test_a_space_that_is_no_supernet_has_no_active_subnet_and_no_weights_to_extract():
     space = tiny_space()
     with pytest.raises(ValueError, match="the space is no supernet: train it with SandwichStrategy, or call make_sup"):
