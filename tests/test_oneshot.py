@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from helpers import keep_nni_in
 from nni.nas.evaluator.pytorch import Classification, DataLoader
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
@@ -30,7 +31,7 @@ QUIET = {"write": lambda line: None, "accelerator": "cpu"}
 
 @pytest.fixture(autouse=True)
 def home_is_temporary(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_nni_in(tmp_path, monkeypatch)
 
 
 def evaluator_for(folder, optimization=SHORT, images=96, **settings):

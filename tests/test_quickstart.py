@@ -2,6 +2,8 @@
 
 import json
 
+from helpers import keep_nni_in
+
 from nni_nas_consistency.arch import DIGITS
 from nni_nas_consistency.quickstart import digits_reference, run_quickstart
 from nni_nas_consistency.ranking import kendall_tau, split_half
@@ -10,7 +12,7 @@ from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 
 
 def test_a_short_quickstart_ends_with_the_three_correlations_and_the_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_nni_in(tmp_path, monkeypatch)
     told = run_quickstart(tmp_path / "out", epochs=1)
     text = "\n".join(told)
     for word in ("kendall", "pearson", "spearman", "params", "MACs"):

@@ -115,19 +115,26 @@ def test_modules_that_cannot_run_side_by_side_are_refused(module):
         side_by_side([nn.Sequential(module), nn.Sequential(module)])
 
 
+def in_double(module, inputs):
+    return (inputs[0].double(),)
+
+
 def spied(archs, **settings):
-    """Train archs with `train_alone` and return each before, and all of them after, with their accuracies."""
+    """Train archs with `train_alone` in float64; return each before, all of them after, and their accuracies."""
     made = []
 
     def watch(networks):
-        made.append((networks, side_by_side(networks)))
-        return made[-1][1]
+        if not isinstance(networks[0], ResNet20Space):
+            return side_by_side(networks)
+        together = side_by_side([network.double() for network in networks])
+        together.register_forward_pre_hook(in_double)
+        made.append((networks, together))
+        return together
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nni_nas_consistency.standalone.side_by_side", watch)
         accuracies = train_short(archs, **settings)
-    before, after = next((before, after) for before, after in made if isinstance(before[0], ResNet20Space))
-    return before, after, accuracies
+    return *made[0], accuracies
 
 
 def test_networks_and_accuracies_are_those_of_training_every_arch_with_plain_torch():
@@ -141,11 +148,11 @@ def test_networks_and_accuracies_are_those_of_training_every_arch_with_plain_tor
         for batch, truth in [*batches, *batches]:
             optimizer.param_groups[0]["lr"] = 0.1 * next(factors)
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(batch), truth).backward()
+            nn.functional.cross_entropy(network(batch.double()), truth).backward()
             optimizer.step()
-        expected = network.eval()(images)
-        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-3)
-        assert accuracy == pytest.approx(float((expected.argmax(1) == labels).float().mean()), abs=1.5 / 150)
+        expected = network.eval()(images.double())
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-8)
+        assert accuracy == float((expected.argmax(1) == labels).double().mean())
     assert len(set(accuracies)) > 2
 
 

@@ -72,7 +72,7 @@ class set_active_subnet:  # noqa: N801 - reads as a function, like torch.set_gra
         archs: One arch, whose slices run from now on; or several, for batches made by `stack`.
 
     Raises:
-        ValueError: The space is no supernet; or several archs are given and they do not share all their modules.
+        ValueError: The space is no supernet; the list is empty; or it is given and archs do not share all modules.
     """
 
     def __init__(self, supernet: Space, archs: Arch | Sequence[Arch]) -> None:
@@ -82,6 +82,8 @@ class set_active_subnet:  # noqa: N801 - reads as a function, like torch.set_gra
         self._before = active.widths, active.masks
         if isinstance(archs, Arch):
             active.widths, active.masks = supernet.sample(archs), None
+        elif not archs:
+            raise ValueError("no arch is given; give one, or a list of at least one")
         elif not supernet.stackable:
             raise ValueError("archs with identity shortcuts cannot be stacked; use one arch, or shortcut='projection'")
         else:
