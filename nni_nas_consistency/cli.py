@@ -69,10 +69,10 @@ def train(
     from nni_nas_consistency.experiment import train_supernet
     from nni_nas_consistency.supernet.checkpoint import save_supernet
 
-    chosen = words.recipe_of(recipe, epochs, n)
     place = words.device_of(device)
     images, _ = words.images_of(data, data_root, train=True, download=download)
     test, _ = words.images_of(data, data_root, train=False, download=download)
+    chosen = words.recipe_of(recipe, images, epochs, n)
     images = images if train_images is None else images.first(train_images)
     torch.manual_seed(seed)
     space = words.space_of("digits" if data == "digits" else "resnet20", images)

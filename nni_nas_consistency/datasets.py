@@ -218,7 +218,7 @@ class Batches:
         self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._length = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
         if self._length == 0:
-            raise ValueError(f"{len(images)} images make no batch of {batch_size}; give more images or smaller batches")
+            raise DataError(f"{len(images)} images make no batch of {batch_size}; give more images or smaller batches")
         self._begin = self._next = (0, 0)  # epoch and batch: where the next `iter` begins, what comes next in this one
 
     def __len__(self) -> int:

@@ -71,11 +71,20 @@ def training_augmentation(data: DataWord) -> Augmentation:
     return {"cifar100": CIFAR100_TRAIN, "cifar10": CIFAR10_TRAIN, "digits": DIGITS_TEST}[data]
 
 
-def recipe_of(recipe: RecipeWord, epochs: int | None, n: int | None) -> Recipe:
-    """Return a recipe, at another length or with another number of archs a batch where these are given."""
+def recipe_of(recipe: RecipeWord, images: Images, epochs: int | None, n: int | None) -> Recipe:
+    """Return a recipe, at another length or with another number of archs a batch where these are given.
+
+    Raises:
+        InputError: The recipe is for images of other channels.
+    """
     from nni_nas_consistency import recipes
 
     chosen = {"nazarick": recipes.NAZARICK, "ans": recipes.ANS, "digits": recipes.DIGITS}[recipe]
+    wanted, there = len(chosen.augmentation.mean), images.x.shape[1]
+    if wanted != there:
+        raise InputError(
+            f"recipe {recipe} is for images of {wanted} channels, these have {there}; give another --recipe"
+        )
     return replace(chosen if epochs is None else chosen.for_epochs(epochs), n=n or chosen.n)
 
 

@@ -124,6 +124,12 @@ def test_standalone_keeps_finished_seeds_and_tells_how_well_they_agree(folder):
         (["train", "--data", "cifar100"], "cifar100 needs --data-root"),
         (["train", "--data", "cifar100", "--data-root", "nowhere"], "--download"),
         (["train", "--data", "digits", "--recipe", "digits", "--out", "{tmp}", "--resume"], "no checkpoint to resume"),
+        (["train", "--data", "digits"], "recipe nazarick is for images of 3 channels, these have 1"),
+        (
+            ["train", "--data", "digits", "--recipe", "digits", "--n", "1", "--out", "{tmp}"],
+            "n is 1; it must be at least 2",
+        ),
+        (["train", "--data", "digits", "--recipe", "digits", "--train-images", "9", "--out", "{tmp}"], "make no batch"),
         (["train", "--data", "digits", "--device", "tpu"], "device 'tpu' is not here; allowed are auto, cpu"),
         (["score", "--shard", "3/2"], "shard 3/2 does not exist"),
         (["score", "--checkpoint", "none.safetensors"], "none.safetensors: cannot be read"),

@@ -16,7 +16,7 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from torch import Tensor
 
-from nni_nas_consistency.arch import Arch
+from nni_nas_consistency.arch import Arch, InputError
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.strategies.sandwich import sandwich_step
 from nni_nas_consistency.supernet.active import Space, logits_of
@@ -55,7 +55,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         watched: Sampled archs that validation follows besides the largest and the smallest.
 
     Raises:
-        ValueError: n is too small, or `distill` without `sandwich`.
+        InputError: n is too small, or `distill` without `sandwich`.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if n < 1 + sandwich:
-            raise ValueError(f"n is {n}; it must be at least {1 + sandwich} with sandwich={sandwich}")
+            raise InputError(f"n is {n}; it must be at least {1 + sandwich} with sandwich={sandwich}")
         if distill and not sandwich:
-            raise ValueError("distill=True needs sandwich=True: the largest arch is the teacher")
+            raise InputError("distill=True needs sandwich=True: the largest arch is the teacher")
         if step not in ("auto", "stacked", "sliced"):
-            raise ValueError(f"step is {step!r}; allowed are 'auto', 'stacked', 'sliced'")
+            raise InputError(f"step is {step!r}; allowed are 'auto', 'stacked', 'sliced'")
         self.n, self.sandwich, self.distill, self.distill_from = n, sandwich, distill, distill_from
         self.sampler, self.grad_clip, self.step = sampler, grad_clip, step
         self.seed, self.watched = seed, watched
