@@ -218,14 +218,25 @@ def test_shards_that_were_scored_in_different_ways_are_not_merged(tmp_path):
 def test_shards_of_a_shorter_list_are_not_merged_as_the_whole(tmp_path):
     out = tmp_path / "scores.json"
     score_shard("1/2", out, archs=dict(list(ARCHS.items())[:4]))
-    with pytest.raises(FileError, match="scores.json: the shards lack 2 archs, such as arch5; score them again"):
+    with pytest.raises(
+        FileError, match="scores.json: the shards lack 2 archs of the list, such as arch5; score them again"
+    ):
+        score_shard("2/2", out)
+    assert not out.exists()
+
+
+def test_a_shard_left_over_from_another_list_of_the_same_names_is_not_merged(tmp_path):
+    out = tmp_path / "scores.json"
+    others = dict(zip(ARCHS, random_archs(DIGITS, len(ARCHS), seed=77), strict=True))
+    score_shard("1/2", out, archs=others)
+    with pytest.raises(FileError, match="the shards lack 4 archs of the list, such as arch1; score them again"):
         score_shard("2/2", out)
     assert not out.exists()
 
 
 def test_merging_waits_until_all_shards_are_there(tmp_path):
     out = tmp_path / "scores.json"
-    assert not merge_shards(out, 2, list(ARCHS), DIGITS)
+    assert not merge_shards(out, 2, ARCHS, DIGITS)
     score_shard("2/2", out)
-    assert not merge_shards(out, 2, list(ARCHS), DIGITS)
+    assert not merge_shards(out, 2, ARCHS, DIGITS)
     assert not out.exists()

@@ -102,7 +102,7 @@ def score_list(
     if shard.count == 1:
         return [out, write_with_submission(out, ScoreFile(scores, provenance))]
     write_scores(shard.path(out), ScoreFile(scores, provenance))
-    merged = merge_shards(out, shard.count, list(archs), supernet.form)
+    merged = merge_shards(out, shard.count, archs, supernet.form)
     return [shard.path(out), out] if merged else [shard.path(out)]
 
 
@@ -114,7 +114,7 @@ def write_with_submission(out: Path, scores: ScoreFile) -> Path:
     return beside
 
 
-def merge_shards(out: Path, count: int, names: list[str], form: ArchForm) -> bool:
+def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], form: ArchForm) -> bool:
     """Merge the shards' files into `out` and its submission, in the list's order, if all are there.
 
     Whoever finishes last finds all of them; two who finish at once write the same bytes.
@@ -122,14 +122,14 @@ def merge_shards(out: Path, count: int, names: list[str], form: ArchForm) -> boo
     Args:
         out: The score file.
         count: How many shards there are.
-        names: The archs of the whole list, in order.
+        archs: The whole list, name → arch.
         form: The archs' form.
 
     Returns:
         Whether all shards were there, so that `out` is written.
 
     Raises:
-        FileError: A shard was scored in another way than the first, or lacks archs.
+        FileError: A shard was scored in another way than the first, or lacks archs or has others than the list.
     """
     paths = [Shard(index, count).path(out) for index in range(1, count + 1)]
     if not all(path.is_file() for path in paths):
@@ -139,8 +139,10 @@ def merge_shards(out: Path, count: int, names: list[str], form: ArchForm) -> boo
     for path, part in zip(paths, parts, strict=True):
         if part.provenance != parts[0].provenance:
             raise FileError(f"{path}: was scored in another way than {paths[0]}; score both with the same settings")
-    missing = [name for name in names if name not in scores]
+    missing = [name for name, arch in archs.items() if name not in scores or scores[name][0] != arch]
     if missing:
-        raise FileError(f"{out}: the shards lack {len(missing)} archs, such as {missing[0]}; score them again")
-    write_with_submission(out, ScoreFile({name: scores[name] for name in names}, parts[0].provenance))
+        raise FileError(
+            f"{out}: the shards lack {len(missing)} archs of the list, such as {missing[0]}; score them again"
+        )
+    write_with_submission(out, ScoreFile({name: scores[name] for name in archs}, parts[0].provenance))
     return True
