@@ -77,9 +77,9 @@ def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[flo
         ValueError: There is no image to score.
     """
     total, images_seen = 0.0, 0
-    with _evaluation_mode(network), _statistics(network, scoring):
+    with evaluation_mode(network), _statistics(network, scoring):
         for images, labels in scoring.test():
-            total += _summed(network(images), labels, scoring.metric)
+            total += float(image_scores(network(images), labels, scoring.metric).sum())
             images_seen += len(labels)
             if report is not None:
                 report(total / images_seen)
@@ -89,7 +89,8 @@ def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[flo
 
 
 @contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and each module back into the mode that it had."""
     before = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -99,16 +100,21 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _summed(logits: Tensor, labels: Tensor, metric: Metric) -> float:
+def image_scores(logits: Tensor, labels: Tensor, metric: Metric) -> Tensor:
+    """Return the score of each image, higher is better: [B] from logits [B, K] and labels [B]."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if metric == "acc":
-        return float((logits.argmax(-1) == labels).sum())
-    return -float(F.cross_entropy(logits, labels, reduction="sum"))
+        return (logits.argmax(-1) == labels).to(logits.dtype)
+    return -F.cross_entropy(logits, labels, reduction="none")
+
+
+def calibration_source(scoring: Scoring) -> BatchSource | None:
+    """Return where batch-norm statistics are estimated from, or None if they are not."""
+    return {"train": scoring.train, "test": scoring.test}.get(scoring.bn)
 
 
 def _statistics(network: nn.Module, scoring: Scoring) -> AbstractContextManager[None]:
-    if scoring.bn == "supernet":
-        return nullcontext()
-    if scoring.bn == "batch":
-        return batch_statistics(network)
-    batches = scoring.test if scoring.bn == "test" or scoring.train is None else scoring.train
-    return estimated_statistics(network, network, (images for images, _ in batches()))
+    source = calibration_source(scoring)
+    if source is not None:
+        return estimated_statistics(network, network, (images for images, _ in source()))
+    return batch_statistics(network) if scoring.bn == "batch" else nullcontext()

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import nni
-import torch.nn.functional as F
 from nni.mutable import ensure_frozen
 from nni.nas.nn.pytorch import MutableBatchNorm2d, MutableConv2d, MutableLinear
 from nni.nas.space import current_model
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.arch import DIGITS, RESNET20, WidthForm, width_form
 from nni_nas_consistency.complexity import Cost, conv_cost, linear_cost
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.supernet.slimmable import Width, width_at
+from nni_nas_consistency.supernet.slimmable import Width, relu_of_sum, width_at
 
 ShortcutRule = Literal["projection", "standalone"]
 
@@ -77,12 +76,13 @@ class Stem(nn.Module):
     def __init__(self, channels: int, width: Width) -> None:
         super().__init__()
         self.widths = channels, width
+        self.out: Width = width
         self.conv = MutableConv2d(channels, width, 3, padding=1, bias=False)
         self.bn = MutableBatchNorm2d(width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, w1, H, W]."""
-        return F.relu(self.bn(self.conv(images)))
+        return relu_of_sum((self.bn, self.conv(images)))
 
     def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
         """Return the cost, and the side that comes out."""
@@ -96,13 +96,14 @@ class ResidualEntry(nn.Module):
     def __init__(self, width_in: Width, width_mid: Width, stride: int) -> None:
         super().__init__()
         self.widths = width_in, width_mid
+        self.out: Width = width_mid
         self.stride = stride
         self.conv = MutableConv2d(width_in, width_mid, 3, stride=stride, padding=1, bias=False)
         self.bn = MutableBatchNorm2d(width_mid)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features in the block and the block's input."""
-        return F.relu(self.bn(self.conv(x))), x
+        return relu_of_sum((self.bn, self.conv(x))), x
 
     def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
         """Return the cost, and the side that comes out."""
@@ -119,6 +120,7 @@ class ResidualExit(nn.Module):
     ) -> None:
         super().__init__()
         self.widths = width_mid, width_out
+        self.out: Width = width_out
         self.conv = MutableConv2d(width_mid, width_out, 3, padding=1, bias=False)
         self.bn = MutableBatchNorm2d(width_out)
         self.shortcut = Projection(width_in, width_out, stride, always=always_project)
@@ -126,8 +128,8 @@ class ResidualExit(nn.Module):
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """Return the block's features."""
         x, shortcut = state
-        x = self.bn(self.conv(x))
-        return F.relu(x + self.shortcut(shortcut, x.shape[1]))
+        x = self.conv(x)
+        return relu_of_sum((self.bn, x), self.shortcut(shortcut, x.shape[1]))
 
     def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
         """Return the cost, and the side that comes out."""
@@ -147,9 +149,9 @@ class Projection(nn.Module):
             self.conv = MutableConv2d(width_in, width_out, 1, stride=stride, bias=False)
             self.bn = MutableBatchNorm2d(width_out)
 
-    def forward(self, x: Tensor, channels: int) -> Tensor:
-        """Return the shortcut, as wide as the block's output of so many channels."""
-        return self.bn(self.conv(x)) if self.always or x.shape[1] != channels else x
+    def forward(self, x: Tensor, channels: int) -> tuple[nn.Module | None, Tensor]:
+        """Return what the block adds to its output of so many channels: a batch norm and its input, or x alone."""
+        return (self.bn, self.conv(x)) if self.always or x.shape[1] != channels else (None, x)
 
     def is_absent(self, widths: Mapping[str, int]) -> bool:
         """Return whether the subnet with these widths has an identity here."""
@@ -168,7 +170,7 @@ class Head(nn.Module):
     def __init__(self, width: Width, num_classes: int) -> None:
         super().__init__()
         self.width = width
-        self.num_classes = num_classes
+        self.out: Width = num_classes
         self.linear = MutableLinear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,4 +180,4 @@ class Head(nn.Module):
 
     def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
         """Return the cost, and 1: nothing is left of the image."""
-        return linear_cost(width_at(self.width, widths), self.num_classes), 1
+        return linear_cost(width_at(self.width, widths), width_at(self.out, widths)), 1

@@ -6,15 +6,19 @@ b·n + a, and channels that an arch lacks are masked to zero after every batch n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from nni_nas_consistency.arch import Arch, WidthForm
 from nni_nas_consistency.complexity import Cost
+
+
+Scales: TypeAlias = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
+"""Gives a batch norm and its input the scale and shift of each channel, in each group of images: [groups, C] both."""
 
 
 class ActiveSubnet:
@@ -29,12 +33,15 @@ class ActiveSubnet:
         self.widths: Mapping[str, int] = self.largest
         self.masks: Mapping[str, Tensor] | None = None
         """For a stacked batch, 0 or 1 for every label: [n archs, largest width]."""
+        self.scales: Scales | None = None
+        """Where a scorer has statistics of its own, what batch norms scale and shift with."""
 
 
 class Space(Protocol):
     """A search space as this folder, the scorers and the strategies see it; `spaces.chain.ChainSpace` is one."""
 
     form: WidthForm
+    stages: nn.ModuleList
     active: ActiveSubnet | None
     """What a supernet runs as; None while the space is no supernet."""
     stackable: bool

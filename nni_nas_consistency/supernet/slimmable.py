@@ -8,7 +8,7 @@ where a space has NNI's mutable ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,27 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from nni_nas_consistency.supernet.active import ActiveSubnet, Space
+from nni_nas_consistency.supernet.normalise import scaled_sum
 
 Width: TypeAlias = int | Categorical  # type: ignore[valid-type, unused-ignore]
 """A number of channels, or NNI's choice of one."""
+
+State: TypeAlias = "Tensor | tuple[Tensor, ...]"
+"""What goes from stage to stage: features [B, C, H, W], and behind them what is carried along."""
 
 AnySpace = TypeVar("AnySpace", bound=Space)
 
 SERVED_CHOICES = ("in_channels", "out_channels", "num_features", "in_features")
 """The arguments of NNI's mutable modules that may be choices; an expression of choices may not."""
+
+
+class Stage(Protocol):
+    """A part of a chain space; all modules in it put out the same width, which is that of the state's first tensor."""
+
+    out: Width
+
+    def __call__(self, state: State) -> State:
+        """Return the next state."""
 
 
 def width_at(width: Width, widths: Mapping[str, int]) -> int:
@@ -84,7 +97,8 @@ class SlimmableConv2d(Slimmable, nn.Conv2d):
         """Return [B, active output width, H, W] from [B, active input width, H, W]."""
         out = width_at(self.width_out, self.active.widths)
         bias = None if self.bias is None else self.bias[:out]
-        return F.conv2d(x, self.kernel(x.shape[1], out), bias, self.stride, self.padding, self.dilation)
+        kernel = self.kernel(x.shape[1], out).to(x.dtype)
+        return F.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation)
 
     def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the weights of the subnet with these widths."""
@@ -113,6 +127,9 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised [B, C, H, W]; C is the active width, or the largest one in a stacked batch."""
+        if self.active.scales is not None:
+            scale, shift = self.active.scales(self, x)
+            return scaled_sum([(x.clone(), scale)], shift, relu=False)
         if self.active.masks is not None:
             return self._stacked(x, self._mask(self.active.masks))
         c = x.shape[1]
@@ -195,6 +212,27 @@ class SlimmableLinear(Slimmable, nn.Linear):
         """Return the weights of the subnet with these widths."""
         weight = {"weight": self.weight[:, : width_at(self.width_in, widths)]}
         return weight if self.bias is None else weight | {"bias": self.bias}
+
+
+def relu_of_sum(*terms: tuple[nn.Module | None, Tensor]) -> Tensor:
+    """Return relu(Σ norm(x)): batch norm, addition and ReLU, in one pass over memory where a scorer sets the scales.
+
+    Args:
+        terms: Batch norm and its input x [B, C, H, W], which may be overwritten: give what nothing else reads. The
+            first has a norm; where a later one has None, x is added as it is, and kept.
+    """
+    first = terms[0][0]
+    scales = first.active.scales if isinstance(first, SlimmableBatchNorm2d) else None
+    if scales is None:
+        y = sum(x if norm is None else norm(x) for norm, x in terms)
+        return F.relu_(cast("Tensor", y))
+    scaled: list[tuple[Tensor, Tensor | None]] = []
+    shifts = []
+    for norm, x in terms:
+        scale, shift = (None, None) if norm is None else scales(cast("nn.BatchNorm2d", norm), x)
+        scaled.append((x, scale))
+        shifts += [] if shift is None else [shift]
+    return scaled_sum(scaled, cast("Tensor", sum(shifts)), relu=True)
 
 
 def make_supernet(space: AnySpace) -> AnySpace:

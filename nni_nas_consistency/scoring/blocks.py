@@ -1,0 +1,121 @@
+"""How much of the images a fast scorer runs at once: batches joined into blocks that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import cast
+
+import psutil
+import torch
+from torch import Tensor
+
+from nni_nas_consistency.arch import InputError
+from nni_nas_consistency.complexity import CostedStage
+from nni_nas_consistency.supernet.active import Space
+from nni_nas_consistency.supernet.slimmable import Stage, width_at
+
+SHARE_OF_FREE_MEMORY = 0.5
+CPU_BUNDLE_ELEMENTS = 2**21
+"""Features of one stage at which stacking archs stops paying on a CPU: they no longer fit its caches."""
+GPU_BUNDLE_ELEMENTS = 2**26
+"""Features of one stage that fill a GPU: 128 MiB in half precision, 30 µs at its memory's speed, against 5 of a launch."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBlock:
+    """Equally large batches that run at once.
+
+    Args:
+        images: [batches · B, C, H, W], channels-last.
+        labels: int64 [batches · B].
+        batches: How many batches these are; with `bn="batch"` each has statistics of its own.
+    """
+
+    images: Tensor
+    labels: Tensor
+    batches: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What runs at once.
+
+    Args:
+        batches: Most batches of a block.
+        bundle: Most archs that walk side by side.
+        multiple: Channels are computed in multiples of this; on a GPU the matrix units want 8.
+    """
+
+    batches: int = 1
+    bundle: int = 1
+    multiple: int = 1
+
+    def halved(self) -> Layout | None:
+        """Return a layout of half the memory, or None if this is the smallest one."""
+        if self.batches * self.bundle == 1:
+            return None
+        return Layout(-(-self.batches // 2), -(-self.bundle // 2), self.multiple)
+
+
+def image_blocks(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> list[ImageBlock]:
+    """Return batches joined into blocks of at most `most` equally large ones, in order."""
+    blocks = []
+    for _, alike in groupby(batches, key=lambda batch: len(batch[1])):
+        while part := list(islice(alike, most)):
+            images = torch.cat([images for images, _ in part]).contiguous(memory_format=torch.channels_last)
+            blocks.append(ImageBlock(images, torch.cat([labels for _, labels in part]), len(part)))
+    return blocks
+
+
+def layout_for(supernet: Space, images: Tensor, batches: int) -> Layout:
+    """Return what to run at once, from the memory that is free where the images are.
+
+    A walk holds one state a stage: `bytes_per_image` of the largest net, times images, times archs side by side.
+
+    Args:
+        supernet: A chain space after `make_supernet`.
+        images: One batch, [B, C, H, W].
+        batches: How many batches there are.
+
+    Raises:
+        InputError: Not even one batch fits.
+    """
+    per_stage = features_per_image(supernet, images.shape[-1])
+    needed = (sum(per_stage) + 4 * max(per_stage)) * images.element_size() * len(images)
+    room = int(SHARE_OF_FREE_MEMORY * free_memory(images.device))
+    if needed > room:
+        raise InputError(
+            f"a batch of {len(images)} images needs {needed / 1e9:.1f} GB, {2 * room / 1e9:.1f} GB are free and half of "
+            "them may be used; give smaller batches"
+        )
+    on_gpu = images.device.type == "cuda"
+    joined = min(batches, room // needed) if on_gpu else 1
+    filled = joined * len(images) * sum(per_stage) // len(per_stage)
+    wanted = (GPU_BUNDLE_ELEMENTS if on_gpu else CPU_BUNDLE_ELEMENTS) // filled
+    bundle = max(1, min(wanted, room // (needed * joined))) if supernet.stackable else 1
+    return Layout(joined, bundle, 8 if images.device.type == "cuda" and supernet.stackable else 1)
+
+
+def features_per_image(supernet: Space, side: int) -> list[int]:
+    """Return how many numbers each stage of the largest net puts out for one image of `side` × `side` pixels."""
+    widths = supernet.sample(supernet.largest)
+    features = []
+    for stage in cast("list[Stage]", supernet.stages):
+        _, side = cast("CostedStage", stage).cost(widths, side)
+        features.append(width_at(stage.out, widths) * side * side)
+    return features
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes free on a device; on a CPU, no more than the control group leaves."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such group, or a limit of "max"
+        return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), limit - used)
