@@ -19,7 +19,7 @@ from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, InputError
 from nni_nas_consistency.cli_archs import archs_app
 from nni_nas_consistency.console import progress, quiet_libraries, say
 from nni_nas_consistency.released import Json, read_released, read_table
-from nni_nas_consistency.words import DataWord, RecipeWord, SpaceWord
+from nni_nas_consistency.words import DataWord, PrecisionWord, RecipeWord, ScorerWord, SpaceWord
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(archs_app, name="archs")
@@ -107,15 +107,20 @@ def score(
     metric: Annotated[Literal["loss", "acc"], typer.Option(help="Negative cross-entropy, or accuracy.")] = "loss",
     bn: Annotated[Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")] = "batch",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 512,
+    scorer: Annotated[
+        ScorerWord, typer.Option(help="Archs share prefixes, or each runs alone (the reference).")
+    ] = "prefix",
+    precision: Annotated[PrecisionWord, typer.Option(help="Of the features; bf16 is for GPUs.")] = "float32",
     shard: Annotated[str | None, typer.Option(help="I/N: score the I-th of N parts; the last one merges.")] = None,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
-    """Score a list of archs from a supernet, and write the scores and the submission."""
+    """Score a list of archs from a supernet, and write the scores and the submission.
+
+    Every finished block of archs is kept in a journal beside --out: after a crash the same command goes on.
+    """
     from nni_nas_consistency.evaluators import image_scoring
     from nni_nas_consistency.scoring.shards import Shard, score_list
-    from nni_nas_consistency.supernet.checkpoint import load_supernet
-    from nni_nas_consistency.supernet.slimmable import make_supernet
 
     part = Shard(1, 1) if shard is None else Shard.parse(shard)
     listed = {name: entry.arch for name, entry in read_released(archs, words.form_of(space)).items()}
@@ -126,22 +131,23 @@ def score(
     calibration = None
     if bn == "train":
         calibration = words.images_of(data, data_root, train=True, download=download)[0].to(place)
-    supernet = make_supernet(words.space_of(space, test))
-    about = load_supernet(checkpoint, supernet)
-    scoring = image_scoring(test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration)
+    supernet, about = words.supernet_of(space, checkpoint, test)
+    dtype = words.dtype_of(precision)
+    scoring = image_scoring(
+        test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration, dtype=dtype
+    )
     provenance = {"space": space, "checkpoint": about, "list": archs.name, "data": data, "images": len(test)}
-    provenance |= {"metric": metric, "bn": bn, "batch_size": batch_size}
-    with progress(len(part.of(listed)), "archs") as advance:
-        written = score_list(
-            supernet.to(place),
-            listed,
-            scoring,
-            out=out,
-            shard=part,
-            provenance=provenance,
-            advance=lambda score: advance(),
-        )
-    for path in written:
+    scored = score_list(
+        supernet.double().to(place) if precision == "float64" else supernet.to(place),
+        listed,
+        scoring,
+        out=out,
+        provenance={**provenance, "batch_size": batch_size, "precision": precision},
+        shard=part,
+        scorer=words.scorer_of(scorer),
+        progress=progress,
+    )
+    for path in scored.files:
         print(path)
 
 
@@ -232,14 +238,11 @@ def search(
     """Search a trained supernet with NNI's regularized evolution, and write the archs it scored."""
     from nni_nas_consistency.evaluators import image_scoring
     from nni_nas_consistency.experiment import evolve
-    from nni_nas_consistency.supernet.checkpoint import load_supernet
-    from nni_nas_consistency.supernet.slimmable import make_supernet
 
     place = words.device_of(device)
     test, plain = words.images_of(data, data_root, train=False, download=download)
     test = test if images is None else test.first(images)
-    supernet = make_supernet(words.space_of(space, test))
-    about = load_supernet(checkpoint, supernet)
+    supernet, about = words.supernet_of(space, checkpoint, test)
     provenance: dict[str, Json] = {**words.provenance(), "checkpoint": about, "seed": seed}
     with progress(trials, "archs") as advance:
         best = evolve(

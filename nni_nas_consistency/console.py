@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
+EPSILON = 1e-6
+"""What parts of a piece of work may lack in their sum."""
 
 NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
@@ -35,34 +38,43 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """Give a function to call whenever one of `total` pieces of work is done.
+def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
+    """Give a function to tell of work that is done; it shows how far it is, the rate and the time left.
 
     Args:
-        total: How many pieces there are.
+        total: How many pieces of work there are.
         what: What they are called, such as `archs`.
     """
     if sys.stderr.isatty():
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        columns = (TextColumn(what), BarColumn(), _Done(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as bar:
             task = bar.add_task(what, total=total)
-            yield lambda: bar.advance(task)
+            yield lambda done: bar.advance(task, done)
     else:
         yield _plain_lines(total, what)
 
 
-def _plain_lines(total: int, what: str) -> Callable[[], None]:
-    begun = last = time.monotonic()
-    done = 0
+class _Done(ProgressColumn):
+    """Whole pieces done, and how many a second."""
 
-    def advance() -> None:
+    def render(self, task: Task) -> Text:
+        """Return such as `120/200, 6.9 a second`."""
+        rate = "" if task.speed is None else f", {task.speed:.3g} a second"
+        return Text(f"{int(task.completed + EPSILON)}/{int(task.total or 0)}{rate}")
+
+
+def _plain_lines(total: int, what: str) -> Callable[[float], None]:
+    begun = last = time.monotonic()
+    done = 0.0
+
+    def advance(more: float) -> None:
         nonlocal done, last
-        done += 1
+        done += more
         now = time.monotonic()
-        if done < total and now - last < SECONDS_BETWEEN_LINES:
+        if done < total - EPSILON and now - last < SECONDS_BETWEEN_LINES:
             return
         last = now
         rate = done / max(now - begun, 1e-9)
-        say(f"{done}/{total} {what}, {rate:.3g} a second, {(total - done) / rate:.0f} s left")
+        say(f"{int(done + EPSILON)}/{total} {what}, {rate:.3g} a second, {max(0, total - done) / rate:.0f} s left")
 
     return advance

@@ -194,6 +194,7 @@ def image_scoring(
     bn: BNStatistics = "batch",
     batch_size: int = 512,
     train: Images | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Scoring:
     """Return how archs are scored on images, which are normalised once and kept.
 
@@ -204,9 +205,12 @@ def image_scoring(
         bn: The batch-norm statistics.
         batch_size: Images a batch; 512 in recipe nazarick.
         train: Images for `bn="train"`.
+        dtype: Of the normalised images, and so of all features; statistics and losses of half precision are float32.
     """
-    scored = list(test_batches(test, augmentation, batch_size))
-    calibration = None if train is None else list(test_batches(train, augmentation, batch_size))
+    scored = [(x.to(dtype), y) for x, y in test_batches(test, augmentation, batch_size)]
+    calibration = None
+    if train is not None:
+        calibration = [(x.to(dtype), y) for x, y in test_batches(train, augmentation, batch_size)]
     return Scoring(metric, bn, lambda: scored, None if calibration is None else lambda: calibration)
 
 

@@ -180,7 +180,7 @@ def evolve(
     population: int,
     seed: int,
     provenance: Mapping[str, Json],
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[float], None] = lambda done: None,
 ) -> Arch:
     """Search a trained supernet with NNI's regularized evolution, in this process, and return the best arch.
 
@@ -192,12 +192,12 @@ def evolve(
         population: Archs that live at a time, of which a quarter compete to be a parent.
         seed: Of the evolution.
         provenance: For the score file.
-        advance: Is called whenever an arch is scored.
+        advance: Is told 1 for every arch scored.
     """
 
     def score(model: ChainSpace) -> None:
         score_subnet(model, scoring=lambda: scoring)
-        advance()
+        advance(1)
 
     strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
     config = RetiariiExeConfig(execution_engine="sequential", model_format="raw", max_trial_number=trials)

@@ -107,5 +107,4 @@ def _train(out: Path, recipe: Recipe, seed: int) -> ChainSpace:
 
 def _score(out: Path, supernet: ChainSpace, archs: Mapping[str, Arch], settings: Mapping[str, Json]) -> None:
     scoring = image_scoring(digits(train=False), DIGITS_TEST)
-    with progress(len(archs), "archs") as advance:
-        score_list(supernet, archs, scoring, out=out, provenance=settings, advance=lambda score: advance())
+    score_list(supernet, archs, scoring, out=out, provenance=settings, progress=progress)

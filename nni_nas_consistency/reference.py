@@ -70,7 +70,7 @@ def train_references(
                         test=test,
                         augmentation=augmentation,
                         seed=seed,
-                        progress=lambda epoch: advance(),
+                        progress=lambda epoch: advance(1),
                     )
                 ]
                 entries = zip(archs.items(), accuracies, strict=True)

@@ -8,19 +8,24 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nni_nas_consistency.arch import DIGITS, RESNET20, InputError, WidthForm
 
 if TYPE_CHECKING:
+    import torch
+
     from nni_nas_consistency.augmentation import Augmentation
     from nni_nas_consistency.datasets import Images
     from nni_nas_consistency.recipes import Recipe
+    from nni_nas_consistency.scoring.shards import Scorer
     from nni_nas_consistency.spaces.chain import ChainSpace
 
 SpaceWord = Literal["resnet20", "digits"]
 DataWord = Literal["cifar100", "cifar10", "digits"]
 RecipeWord = Literal["nazarick", "ans", "digits"]
+ScorerWord = Literal["prefix", "subnet"]
+PrecisionWord = Literal["float32", "bf16", "float64"]
 
 
 def form_of(space: SpaceWord) -> WidthForm:
@@ -44,6 +49,19 @@ def space_of(space: SpaceWord, images: Images | None, *, standalone: bool = Fals
     classes, channels, size = (100, 3, 32) if images is None else (images.num_classes, *images.x.shape[1:3])
     rule: Literal["standalone", "projection"] = "standalone" if standalone or images is None else "projection"
     return ResNet20Space(classes, channels, size, rule)
+
+
+def supernet_of(space: SpaceWord, checkpoint: Path, images: Images) -> tuple[ChainSpace, dict[str, Any]]:
+    """Return the supernet of a checkpoint, for such images, and what made it.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or is of another space.
+    """
+    from nni_nas_consistency.supernet.checkpoint import load_supernet
+    from nni_nas_consistency.supernet.slimmable import make_supernet
+
+    supernet = make_supernet(space_of(space, images))
+    return supernet, load_supernet(checkpoint, supernet)
 
 
 def images_of(data: DataWord, root: Path | None, *, train: bool, download: bool) -> tuple[Images, Augmentation]:
@@ -86,6 +104,21 @@ def recipe_of(recipe: RecipeWord, images: Images, epochs: int | None, n: int | N
             f"recipe {recipe} is for images of {wanted} channels, these have {there}; give another --recipe"
         )
     return replace(chosen if epochs is None else chosen.for_epochs(epochs), n=n or chosen.n)
+
+
+def scorer_of(scorer: ScorerWord) -> Scorer:
+    """Return what scores blocks of archs."""
+    from nni_nas_consistency.scoring.prefix import score_prefixes
+    from nni_nas_consistency.scoring.subnet import score_one_by_one
+
+    return score_prefixes if scorer == "prefix" else score_one_by_one
+
+
+def dtype_of(precision: PrecisionWord) -> torch.dtype:
+    """Return the type that features are computed in."""
+    import torch
+
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "float64": torch.float64}[precision]
 
 
 def device_of(device: str) -> str:

@@ -21,7 +21,7 @@ ALLOWED_BELOW = {
     "datasets": {"arch", "augmentation"},
     "released": {"arch"},
     "supernet": {"arch", "complexity", "supernet"},
-    "scoring": {"arch", "released", "scoring", "supernet"},
+    "scoring": {"arch", "complexity", "released", "scoring", "supernet"},
     "spaces": {"arch", "complexity", "spaces", "supernet"},
     "strategies": {"arch", "strategies", "supernet"},
 }

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,26 +34,33 @@ def main() -> None:
     supernet = make_supernet(space)
     about = load_supernet(options.checkpoint, supernet)
     archs = {name: entry.arch for name, entry in read_released(options.archs, space.form).items()}
-    every = math.ceil(len(shard.of(archs)) / REPORTS)
-    scores: list[float] = []
-
-    def advance(score: float) -> None:
-        scores.append(score)
-        if len(scores) % every == 0:
-            nni.report_intermediate_result(len(scores))
-
     options.out.parent.mkdir(parents=True, exist_ok=True)
     provenance = {"checkpoint": about, "list": options.archs.name, "data": options.data, "images": len(test)}
-    score_list(
+    scored = score_list(
         supernet,
         archs,
         image_scoring(test, plain),
         out=options.out,
         provenance=provenance,
         shard=shard,
-        advance=advance,
+        progress=reports,
     )
-    nni.report_final_result(sum(scores) / len(scores))
+    nni.report_final_result(sum(scored.scores.values()) / len(scored.scores))
+
+
+@contextmanager
+def reports(total: int, what: str) -> Iterator[Callable[[float], None]]:
+    every = max(1, math.ceil(total / REPORTS))
+    done, told = 0.0, 0
+
+    def advance(more: float) -> None:
+        nonlocal done, told
+        done += more
+        while told + every <= done + 1e-6:
+            told += every
+            nni.report_intermediate_result(told)
+
+    yield advance
 
 
 def digits_task() -> tuple[ResNet20Space, Images, Augmentation]:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.arch import Arch
 from nni_nas_consistency.scoring.blocks import ImageBlock, Layout, image_blocks, layout_for
-from nni_nas_consistency.scoring.subnet import Metric, Scoring, calibration_source, evaluation_mode, image_scores
-from nni_nas_consistency.scoring.walk import Moments, Node, Statistics, Walk
+from nni_nas_consistency.scoring.subnet import Scoring, calibration_source, evaluation_mode, image_scores
+from nni_nas_consistency.scoring.walk import Moments, Node, Walk
 from nni_nas_consistency.supernet.active import Space
 from nni_nas_consistency.supernet.bn import batch_norms
 from nni_nas_consistency.supernet.normalise import group_statistics
@@ -51,16 +51,16 @@ def score_prefixes(
     batches = list(scoring.test())
     if not batches:
         raise ValueError("no images to score on")
-    layout = layout or layout_for(supernet, batches[0][0], len(batches))
-    images = _images(scoring, layout)
+    fitting = layout or layout_for(supernet, batches[0][0], len(batches))
+    images = _images(scoring, fitting)
     for archs in blocks:
         scores = None
         while scores is None:
             try:
-                scores = _score_block(supernet, archs, images, layout, advance)
+                scores = _score_block(supernet, archs, images, fitting, advance)
             except torch.cuda.OutOfMemoryError:
-                layout = layout.halved()
-                images = _images(scoring, layout)
+                fitting = fitting.halved()
+                images = _images(scoring, fitting)
         yield scores
 
 

@@ -1,27 +1,45 @@
-"""Scoring a list in shards: which archs a shard has, and its file merged with the others' into one score file."""
+"""Scoring a list: cut into blocks, dealt out to shards, journalled block by block, merged into one score file."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
-from nni_nas_consistency.arch import Arch, ArchForm, InputError
-from nni_nas_consistency.released import (
-    FileError,
-    Json,
-    ScoreFile,
-    read_scores,
-    submission,
-    write_released,
-    write_scores,
-)
-from nni_nas_consistency.scoring.subnet import Scoring, score_archs
+import torch
+from torch import Tensor, nn
+
+from nni_nas_consistency.arch import Arch, InputError
+from nni_nas_consistency.released import Json, ScoreFile, submission, write_released, write_scores
+from nni_nas_consistency.scoring.journal import Journal, check_identity, read_journal
+from nni_nas_consistency.scoring.prefix import score_prefixes
+from nni_nas_consistency.scoring.subnet import Scoring, calibration_source
 from nni_nas_consistency.supernet.active import Space
 
-Value = TypeVar("Value")
+BLOCK = 128
+"""Most archs of a block, which is what a kill may cost, and what shares prefixes: at 64, 5 % more time, at 128, 3 %."""
+
+Item = TypeVar("Item")
+
+
+class Scorer(Protocol):
+    """What scores blocks of archs: `prefix.score_prefixes`, or `subnet.score_one_by_one`, the reference."""
+
+    __name__: str
+
+    def __call__(
+        self, supernet: Space, blocks: Iterable[Sequence[Arch]], scoring: Scoring, *, advance: Callable[[float], None]
+    ) -> Iterator[list[float]]:
+        """Yield the scores of each block; tell `advance` of archs, or parts of one, that are done."""
+
+
+Progress = Callable[[int, str], AbstractContextManager[Callable[[float], None]]]
+"""Given a number of pieces of work and their name, shows how many of them it is told are done."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +73,40 @@ class Shard:
             raise InputError(f"shard {text!r} is not of the form I/N, such as 2/8")
         return cls(int(match[1]), int(match[2]))
 
-    def of(self, archs: Mapping[str, Value]) -> dict[str, Value]:
+    def of(self, items: Sequence[Item]) -> list[Item]:
         """Return this shard's part of a list."""
-        return dict(list(archs.items())[self.index - 1 :: self.count])
+        return list(items)[self.index - 1 :: self.count]
 
-    def path(self, out: Path) -> Path:
-        """Return where this shard of the score file `out` goes."""
-        return out.with_name(f"{out.stem}.shard{self.index}of{self.count}{out.suffix}")
+    def journal(self, out: Path) -> Path:
+        """Return where the journal of this shard of the score file `out` is."""
+        part = "" if self.count == 1 else f".shard{self.index}of{self.count}"
+        return out.with_name(f"{out.stem}{part}.journal")
 
 
 WHOLE = Shard(1, 1)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a shard has come to.
+
+    Args:
+        scores: Its scores by name, in sorted order of the archs.
+        files: Score file and submission; the journal instead, while other shards are missing.
+    """
+
+    scores: dict[str, float]
+    files: list[Path]
+
+
+def blocks_of(archs: Mapping[str, Arch]) -> list[list[str]]:
+    """Return the names of a list in blocks of neighbours in sorted order; the same for every shard of the list.
+
+    Scores of one block are computed together, so that how a list is cut decides their last bits.
+    """
+    names = sorted(archs, key=lambda name: archs[name].choices)
+    size = min(BLOCK, math.ceil(len(names) / 8))
+    return [names[first : first + size] for first in range(0, len(names), size)]
 
 
 def score_list(
@@ -75,74 +117,106 @@ def score_list(
     out: Path,
     provenance: Mapping[str, Json],
     shard: Shard = WHOLE,
-    advance: Callable[[float], None] = lambda score: None,
-) -> list[Path]:
-    """Score a list, or a shard of it, and write the scores; the last of several shards to finish merges all.
+    scorer: Scorer = score_prefixes,
+    progress: Progress = lambda total, what: nullcontext(lambda done: None),
+) -> Scored:
+    """Score a list, or a shard of it; the last of several shards to finish merges all into one score file.
+
+    Every finished block of archs is on disk at once, in a journal beside `out`: a run that was killed goes on when it
+    is started again, and ends with the same bytes. The journals are deleted when the score file is there.
 
     Args:
         supernet: A chain space after `make_supernet`.
         archs: The whole list, name → arch.
         scoring: How.
         out: The score file; a submission is written beside it.
-        provenance: What the scores depend on; the same for all shards of a list.
+        provenance: What the scores come from, plain JSON values; a journal of another provenance is refused.
         shard: Which part to score.
-        advance: Is told every score.
-
-    Returns:
-        The files written.
+        scorer: What scores.
+        progress: Shows how far it is.
 
     Raises:
-        FileError: A file cannot be written, or shards do not belong together.
+        FileError: A file cannot be written, or a journal is of another scoring or in use.
+        RuntimeError: A score is not finite.
     """
-    part = shard.of(archs)
-    scores = {}
-    for (name, arch), score in zip(part.items(), score_archs(supernet, part.values(), scoring), strict=True):
-        scores[name] = (arch, score)
-        advance(score)
-    if shard.count == 1:
-        return [out, write_with_submission(out, ScoreFile(scores, provenance))]
-    write_scores(shard.path(out), ScoreFile(scores, provenance))
-    merged = merge_shards(out, shard.count, archs, supernet.form)
-    return [shard.path(out), out] if merged else [shard.path(out)]
+    identity = {**provenance, **_fingerprints(supernet, archs, scoring), "scorer": scorer.__name__}
+    blocks = blocks_of(archs)
+    mine = shard.of(list(enumerate(blocks)))
+    with Journal(shard.journal(out), identity) as journal:
+        left = [(index, names) for index, names in mine if index not in journal.blocks]
+        with progress(sum(len(names) for _, names in left), "archs") as advance:
+            todo = [[archs[name] for name in names] for _, names in left]
+            scored = scorer(supernet, todo, scoring, advance=advance)
+            for (index, names), scores in zip(left, scored, strict=True):
+                _check_finite(names, scores)
+                journal.add(index, scores)
+        own = {name: score for index, names in mine for name, score in zip(names, journal.blocks[index], strict=True)}
+    return Scored(own, merge_shards(out, shard.count, archs, identity) or [shard.journal(out)])
 
 
-def write_with_submission(out: Path, scores: ScoreFile) -> Path:
-    """Write a score file and, beside it, the submission; return the submission's path."""
-    write_scores(out, scores)
-    beside = out.with_name(f"{out.stem}.submission{out.suffix}")
-    write_released(beside, submission(scores))
-    return beside
+def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Mapping[str, Json]) -> list[Path]:
+    """Merge the shards' journals into `out` and its submission, in the list's order, and delete them, if all are whole.
 
-
-def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], form: ArchForm) -> bool:
-    """Merge the shards' files into `out` and its submission, in the list's order, if all are there.
-
-    Whoever finishes last finds all of them; two who finish at once write the same bytes.
+    Whoever finishes last finds all of them whole; of two who finish at once, both write the same bytes.
 
     Args:
         out: The score file.
         count: How many shards there are.
         archs: The whole list, name → arch.
-        form: The archs' form.
+        identity: What was scored and how.
 
     Returns:
-        Whether all shards were there, so that `out` is written.
+        The files written; none if shards are missing or unfinished.
 
     Raises:
-        FileError: A shard was scored in another way than the first, or lacks archs or has others than the list.
+        FileError: A shard was scored in another way, or the score file cannot be written.
     """
-    paths = [Shard(index, count).path(out) for index in range(1, count + 1)]
-    if not all(path.is_file() for path in paths):
-        return False
-    parts = [read_scores(path, form) for path in paths]
-    scores = {name: score for part in parts for name, score in part.scores.items()}
-    for path, part in zip(paths, parts, strict=True):
-        if part.provenance != parts[0].provenance:
-            raise FileError(f"{path}: was scored in another way than {paths[0]}; score both with the same settings")
-    missing = [name for name, arch in archs.items() if name not in scores or scores[name][0] != arch]
-    if missing:
-        raise FileError(
-            f"{out}: the shards lack {len(missing)} archs of the list, such as {missing[0]}; score them again"
-        )
-    write_with_submission(out, ScoreFile({name: scores[name] for name in archs}, parts[0].provenance))
-    return True
+    journals = [Shard(index, count).journal(out) for index in range(1, count + 1)]
+    blocks = blocks_of(archs)
+    done: dict[int, list[float]] = {}
+    for path in journals:
+        written = read_journal(path)
+        if written.identity is None:
+            return []
+        check_identity(path, written.identity, identity)
+        done |= written.blocks
+    if len(done) < len(blocks):
+        return []
+    score_of = {
+        name: score for index, names in enumerate(blocks) for name, score in zip(names, done[index], strict=True)
+    }
+    scores = ScoreFile({name: (arch, score_of[name]) for name, arch in archs.items()}, identity)
+    beside = out.with_name(f"{out.stem}.submission{out.suffix}")
+    write_scores(out, scores)
+    write_released(beside, submission(scores))
+    for path in journals:
+        path.unlink(missing_ok=True)
+    return [out, beside]
+
+
+def _fingerprints(supernet: Space, archs: Mapping[str, Arch], scoring: Scoring) -> dict[str, Json]:
+    """Return what tells one scoring from another: of weights, list and images their SHA-256."""
+    weights = sorted(cast("nn.Module", supernet).state_dict().items())
+    source = calibration_source(scoring)
+    return {
+        "weights": _digest(tensor for _, tensor in weights),
+        "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
+        "scored_images": _digest(tensor for batch in scoring.test() for tensor in batch),
+        "calibration": None if source is None else _digest(tensor for batch in source() for tensor in batch),
+        "metric": scoring.metric,
+        "bn": scoring.bn,
+    }
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_finite(names: Sequence[str], scores: Sequence[float]) -> None:
+    for name, score in zip(names, scores, strict=True):
+        if not math.isfinite(score):
+            raise RuntimeError(f"the score of {name} is {score}; the supernet has diverged: take an earlier checkpoint")

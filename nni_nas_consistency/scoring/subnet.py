@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -48,6 +48,29 @@ class Scoring:
             raise ValueError(f"bn is {self.bn!r}; allowed are {', '.join(BN_STATISTICS)}")
         if self.bn == "train" and self.train is None:
             raise ValueError("bn='train' needs training batches to estimate the statistics from")
+
+
+def score_one_by_one(
+    supernet: Space,
+    blocks: Iterable[Sequence[Arch]],
+    scoring: Scoring,
+    *,
+    advance: Callable[[float], None] = lambda archs: None,
+) -> Iterator[list[float]]:
+    """Yield the scores of each block of archs, higher is better.
+
+    Args:
+        supernet: A chain space after `make_supernet`.
+        blocks: The archs to score.
+        scoring: How.
+        advance: Is told 1 for every arch done.
+    """
+    for archs in blocks:
+        scores = []
+        for score in score_archs(supernet, archs, scoring):
+            scores.append(score)
+            advance(1)
+        yield scores
 
 
 def score_archs(supernet: Space, archs: Iterable[Arch], scoring: Scoring) -> Iterator[float]:

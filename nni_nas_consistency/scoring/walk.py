@@ -7,6 +7,7 @@ the second, padded with zero channels to the widest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -70,7 +71,11 @@ class Walk:
         self, supernet: Space, keys: Sequence[Key], layout: Layout, block: ImageBlock, statistics: Statistics
     ) -> None:
         assert supernet.active is not None
-        self.stages, self.active, self.statistics = cast("Sequence[Stage]", supernet.stages), supernet.active, statistics
+        self.stages, self.active, self.statistics = (
+            cast("Sequence[Stage]", supernet.stages),
+            supernet.active,
+            statistics,
+        )
         self.keys, self.layout, self.block = keys, layout, block
         self.sliceable = supernet.stackable  # not where a width decides on the modules, as with identity shortcuts
 
@@ -88,8 +93,9 @@ class Walk:
             for parent, child in siblings:
                 wanted[parent] = max(wanted[parent], self.keys[child.lo][depth])
             after = self._run(depth, siblings[0][1].lo, wanted, state)
-            for first in range(0, len(siblings), self.layout.bundle):
-                bundle = siblings[first : first + self.layout.bundle]
+            size = math.ceil(len(siblings) / math.ceil(len(siblings) / self.layout.bundle))
+            for first in range(0, len(siblings), size):
+                bundle = siblings[first : first + size]
                 taken = self._take(depth, bundle, wanted, after)
                 yield from self._descend(depth + 1, [child for _, child in bundle], taken)
 
@@ -129,7 +135,7 @@ class Walk:
         own, *carried = (_gather(x, parents, len(wanted)) for x in (own[:, :channels], *carried))
         if any(width < min(channels, wanted[parent]) for width, parent in zip(widths, parents, strict=True)):
             present = self._present(widths, channels).to(own.dtype)
-            own = (own.unflatten(0, (len(bundle), -1)) * present[:, None, :, None, None]).flatten(0, 1)
+            own = (_by_arch(own, len(bundle)) * present[:, None, :, None, None]).flatten(0, 1)
         own = own.contiguous(memory_format=torch.channels_last) if own.dim() == 4 else own
         return (own, *carried) if carried else own
 
@@ -146,4 +152,8 @@ def _gather(x: Tensor, parents: Sequence[int], count: int) -> Tensor:
     """Return, of a stacked batch of `count` parents, each child's parent's part."""
     if list(parents) == list(range(count)):
         return x
-    return x.unflatten(0, (count, -1))[list(parents)].flatten(0, 1)
+    return _by_arch(x, count)[list(parents)].flatten(0, 1)
+
+
+def _by_arch(x: Tensor, count: int) -> Tensor:
+    return x.reshape(count, -1, *x.shape[1:])

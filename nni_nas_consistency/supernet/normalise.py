@@ -29,9 +29,12 @@ def group_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         Both [groups, C], float32 also for half precision.
     """
     if x.device.type == "cuda":
-        return _compiled(_moments)(_rows(x, groups))
+        moments: tuple[Tensor, Tensor] = _compiled(_moments)(_rows(x, groups))
+        return moments
     rows = _rows(x if x.dtype == torch.float64 else x.float(), groups)
-    merged = gcd(rows.shape[1], 16)  # torch's kernel is slow where channels are no multiple of 16: take 16 pixels as one
+    merged = gcd(
+        rows.shape[1], 16
+    )  # torch's kernel is slow where channels are no multiple of 16: take 16 pixels as one
     wide = rows.reshape(groups, -1, merged * rows.shape[2])
     parts = [_statistics_of_columns(group) for group in wide]
     mean, var = (torch.stack(part).view(groups, merged, -1) for part in zip(*parts, strict=True))
@@ -54,7 +57,7 @@ def scaled_sum(terms: Terms, shift: Tensor, *, relu: bool) -> Tensor:
     split = [(_rows(x, groups), scale) for x, scale in terms]
     b, c, h, w = terms[0][0].shape
     if shift.device.type == "cuda":
-        y = _compiled(_in_one_kernel)(split, shift, relu)
+        y: Tensor = _compiled(_in_one_kernel)(split, shift, relu)
     elif terms[0][0].dtype == shift.dtype:
         y = _in_place(split, shift, relu)
     else:  # half precision on a CPU: right, not fast
@@ -70,7 +73,7 @@ def _rows(x: Tensor, groups: int) -> Tensor:
 
 def _statistics_of_columns(x: Tensor) -> tuple[Tensor, Tensor]:
     unused = x.new_zeros(x.shape[1])  # running statistics, which the kernel wants and a momentum of 0 leaves alone
-    mean, var = torch.batch_norm_update_stats(x[:, :, None, None], unused, unused, 0.0)  # type: ignore[attr-defined]
+    mean, var = torch.batch_norm_update_stats(x[:, :, None, None], unused, unused, 0.0)
     return mean, var
 
 

@@ -96,7 +96,7 @@ class SlimmableConv2d(Slimmable, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, active output width, H, W] from [B, active input width, H, W]."""
         out = width_at(self.width_out, self.active.widths)
-        bias = None if self.bias is None else self.bias[:out]
+        bias = None if self.bias is None else self.bias[:out].to(x.dtype)
         kernel = self.kernel(x.shape[1], out).to(x.dtype)
         return F.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation)
 
@@ -206,7 +206,8 @@ class SlimmableLinear(Slimmable, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, K] from [B, active input width]."""
         # contiguous: backward then multiplies in the same order as in a layer of this width, bit for bit
-        return F.linear(x, self.weight[:, : x.shape[1]].contiguous(), self.bias)
+        weight = self.weight[:, : x.shape[1]].contiguous().to(x.dtype)
+        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 
     def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the weights of the subnet with these widths."""

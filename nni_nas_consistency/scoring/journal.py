@@ -1,0 +1,175 @@
+"""The journal of a shard: which blocks of archs are scored, on disk as soon as each is, so that a killed run goes on.
+
+A text file: one line that says what is scored and how, then one a finished block. Whoever writes it holds its lock,
+which the system takes back from a process that dies. What a kill left of a line is cut off; no finished block is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from nni_nas_consistency.released import FileError, Json
+
+FORMAT = "nni-nas-consistency journal 1"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a journal holds.
+
+    Args:
+        identity: What is scored and how; None while the first line is not there.
+        blocks: The scores of each finished block, in the order of its archs.
+        length: Bytes up to the end of the last whole line.
+    """
+
+    identity: Mapping[str, Json] | None
+    blocks: dict[int, list[float]]
+    length: int
+
+
+class Journal:
+    """A journal that this process writes; use it in a `with`.
+
+    Args:
+        path: The file; made if missing, gone on with if there.
+        identity: What is scored and how, plain JSON values: all that decides the scores.
+
+    Raises:
+        FileError: The file is of another identity, is in use, is no journal, or cannot be written.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Json]) -> None:
+        self.path = path
+        self._file = _locked(path)
+        try:
+            identity = json.loads(json.dumps(dict(identity)))  # as it reads back: tuples are lists
+            written = read_journal(path)
+            os.ftruncate(self._file, written.length)
+            os.lseek(self._file, 0, os.SEEK_END)
+            self.blocks = written.blocks
+            if written.identity is None:
+                self._append({"format": FORMAT, **identity})
+            else:
+                check_identity(path, written.identity, identity)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def add(self, index: int, scores: Sequence[float]) -> None:
+        """Write the scores of a finished block; when this returns, they are on disk.
+
+        Raises:
+            FileError: There is no room; what was there before is kept.
+        """
+        self._append([index, list(scores)])
+        self.blocks[index] = list(scores)
+
+    def _append(self, entry: object) -> None:
+        line = json.dumps(entry).encode() + b"\n"
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, end)
+            raise FileError(
+                f"{self.path}: nothing more can be written ({error.strerror}); what was scored is kept: make room, and "
+                "give the same command again"
+            ) from error
+
+
+def read_journal(path: Path) -> Written:
+    """Return what a journal holds, whether or not it is being written; a line that a kill cut off is left out.
+
+    A file that is not there holds nothing.
+
+    Raises:
+        FileError: The file cannot be read, or is no journal.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    entries: list[object] = []
+    length = 0
+    for line in content.splitlines(keepends=True):
+        entry = _decoded(line)
+        if entry is None:
+            break
+        entries.append(entry)
+        length += len(line)
+    if not entries:
+        if content.strip(b"\0") and b"\n" in content:
+            raise FileError(f"{path}: is no journal of scores; move it away")
+        return Written(None, {}, 0)
+    identity, *rest = entries
+    if not isinstance(identity, dict) or identity.pop("format", None) != FORMAT:
+        raise FileError(f"{path}: is no journal of scores; move it away")
+    blocks = cast("list[tuple[int, list[float]]]", rest)
+    return Written(identity, dict(blocks), length)
+
+
+def _decoded(line: bytes) -> object:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry: object = json.loads(line)
+    except ValueError:
+        return None
+    return entry
+
+
+def _locked(path: Path) -> int:
+    """Return the file, open and locked; a file that its last writer has just deleted is not it."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            raise FileError(
+                f"{path}: another process is scoring this shard; wait for it, or take another shard"
+            ) from error
+        if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
+            return file
+        os.close(file)
+
+
+def check_identity(path: Path, written: Mapping[str, Json], wanted: Mapping[str, Json]) -> None:
+    """Raise `FileError`, which says what differs, if a journal is not of the wanted identity."""
+    different = [
+        f"{key} {_shown(written.get(key))}, not {_shown(wanted.get(key))}"
+        for key in sorted(written.keys() | wanted.keys())
+        if written.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise FileError(
+            f"{path}: was begun with {'; '.join(different)}. Go on with the same, or delete the file to score anew"
+        )
+
+
+def _shown(value: Json) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + "…"
