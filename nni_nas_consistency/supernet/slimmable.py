@@ -7,6 +7,8 @@ where a space has NNI's mutable ones.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -18,7 +20,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from nni_nas_consistency.supernet.active import ActiveSubnet, Space
-from nni_nas_consistency.supernet.normalise import scaled_sum
+from nni_nas_consistency.supernet.normalise import BatchNormOfRows, scaled_sum
 
 Width: TypeAlias = int | Categorical  # type: ignore[valid-type, unused-ignore]
 """A number of channels, or NNI's choice of one."""
@@ -133,6 +135,8 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         if self.active.masks is not None:
             return self._stacked(x, self._mask(self.active.masks))
         c = x.shape[1]
+        if self.training and x.device.type == "cpu" and _is_channels_last(x):
+            return self._of_rows(x)
         mean, var = self.running_mean[:c], self.running_var[:c]  # type: ignore[index]
         momentum = self._update_share() if self.training else 0.0
         return F.batch_norm(x, mean, var, self.weight[:c], self.bias[:c], self.training, momentum, self.eps)
@@ -148,6 +152,15 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
             "running_var": self.running_var[:c],
             "num_batches_tracked": self.num_batches_tracked,
         }
+
+    def _of_rows(self, x: Tensor) -> Tensor:
+        """Normalise with the statistics of the batch, where torch's kernel is slow: channels-last, of any width."""
+        c, pixels = x.shape[1], x.numel() // x.shape[1]
+        y, mean, var = BatchNormOfRows.apply(x, self.weight[:c], self.bias[:c], self.eps)  # type: ignore[no-untyped-call]
+        share = self._update_share()
+        self.running_mean[:c].lerp_(mean, share)  # type: ignore[index]
+        self.running_var[:c].lerp_(var * (pixels / (pixels - 1)), share)  # type: ignore[index]
+        return cast("Tensor", y)
 
     def _update_share(self) -> float:
         """Return how much the next batch moves the running statistics; without a momentum, all batches count alike."""
@@ -189,6 +202,10 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         self.running_var.mul_(left).add_((share * var).sum(0))
 
 
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 class SlimmableLinear(Slimmable, nn.Linear):
     """Linear layer over the first input features.
 
@@ -222,11 +239,11 @@ def relu_of_sum(*terms: tuple[nn.Module | None, Tensor]) -> Tensor:
         terms: Batch norm and its input x [B, C, H, W], which may be overwritten: give what nothing else reads. The
             first has a norm; where a later one has None, x is added as it is, and kept.
     """
-    first = terms[0][0]
-    scales = first.active.scales if isinstance(first, SlimmableBatchNorm2d) else None
+    norm = terms[0][0]
+    scales = norm.active.scales if isinstance(norm, SlimmableBatchNorm2d) else None
     if scales is None:
-        y = sum(x if norm is None else norm(x) for norm, x in terms)
-        return F.relu_(cast("Tensor", y))
+        first, *others = (x if norm is None else norm(x) for norm, x in terms)
+        return F.relu_(functools.reduce(operator.add, others, first))
     scaled: list[tuple[Tensor, Tensor | None]] = []
     shifts = []
     for norm, x in terms:
