@@ -9,7 +9,7 @@ from helpers import tiny_supernet
 from torch import nn
 
 from nni_nas_consistency.supernet import normalise
-from nni_nas_consistency.supernet.normalise import group_statistics, scaled_sum
+from nni_nas_consistency.supernet.normalise import BatchNormOfRows, group_statistics, scaled_sum
 from nni_nas_consistency.supernet.slimmable import relu_of_sum
 
 SHAPES = pytest.mark.parametrize("shape", [(6, 5, 4, 4), (6, 16, 8, 8), (6, 1, 8, 8), (4, 3, 1, 1), (2, 20, 3, 5)])
@@ -65,6 +65,48 @@ def test_half_precision_stays_half_and_is_rounded_once():
     assert torch.equal(scaled_sum([(x, scale)], shift, relu=True), expected)
 
 
+@SHAPES
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm_of_rows_and_its_gradients_are_torchs_own_in_every_group(shape, groups):
+    if shape[0] // groups * shape[2] * shape[3] < 3:
+        pytest.skip("of two values each is one standard deviation off: no gradient is left")
+    c = shape[1]
+    leaves = [features(*shape), features(groups, c, seed=2), features(groups, c, seed=3)]
+    own, native = ([leaf.clone().requires_grad_() for leaf in leaves] for _ in range(2))
+    y, mean, var = BatchNormOfRows.apply(*own, 1e-5)
+    parts = zip(native[0].chunk(groups), native[1], native[2], strict=True)
+    expected = torch.cat([F.batch_norm(x, None, None, w, b, training=True, eps=1e-5) for x, w, b in parts])
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close((mean, var), group_statistics(leaves[0], groups))
+    weights = features(*shape, seed=4).sin()
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for mine, theirs in zip(own, native, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_batch_norm_of_rows_in_half_precision_is_near():
+    x, weights = features(8, 20, 8, 8).bfloat16(), features(8, 20, 8, 8, seed=4).bfloat16()
+    weight, bias = features(2, 20, seed=2).float(), features(2, 20, seed=3).float()
+    results = []
+    for dtype, exact in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        leaf = x.to(dtype).requires_grad_()
+        y, _, _ = BatchNormOfRows.apply(leaf, weight.to(exact), bias.to(exact), 1e-5)
+        assert y.dtype == dtype
+        (y * weights).sum().backward()
+        results.append((y.double(), leaf.grad.double()))
+    torch.testing.assert_close(*results, rtol=0.02, atol=0.02)
+
+
+def test_gradients_by_passes_are_those_in_one_kernel():
+    rows, of_y = features(2, 12, 5), features(2, 12, 5, seed=2)
+    weight, mean, inverse = features(2, 5), features(2, 5, seed=3), features(2, 5, seed=4)
+    one = normalise._gradients(rows, of_y, weight, mean, inverse)
+    torch.testing.assert_close(
+        normalise._gradients_by_passes(rows, of_y, weight, mean, inverse), one, rtol=1e-9, atol=1e-9
+    )
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_as_one_kernel_sums_and_statistics_are_the_same(dtype):
@@ -76,6 +118,9 @@ def test_as_one_kernel_sums_and_statistics_are_the_same(dtype):
         torch.testing.assert_close(one, normalise._in_one_kernel(terms, shift, True), **tolerance)
     compiled, plain = normalise._compile(normalise._moments)(rows), normalise._moments(rows)
     torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-5)
+    arguments = rows, others, scale, shift, scale
+    gradients = normalise._compile(normalise._gradients)(*arguments), normalise._gradients(*arguments)
+    torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01 if dtype == torch.float32 else 0.5)
 
 
 def test_where_nothing_compiles_functions_run_as_they_are(monkeypatch):

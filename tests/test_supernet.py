@@ -251,12 +251,25 @@ def test_a_stacked_batch_is_its_archs_one_by_one(n, images):
     assert stacked.get_buffer("stages.4.bn.num_batches_tracked") == 7 + n
 
 
-def test_stacking_puts_image_b_of_arch_a_at_b_n_plus_a():
-    x = torch.arange(6.0).view(3, 2)
-    assert stack(x, 2).tolist() == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]]
-    y = torch.arange(6.0).view(6, 1)
-    assert unstack(y, 2).flatten(1).tolist() == [[0, 2, 4], [1, 3, 5]]
-    assert torch.equal(unstack(stack(x, 4), 4), x.expand(4, 3, 2))
+def test_stacking_puts_all_images_of_an_arch_side_by_side():
+    x = torch.arange(6.0).view(3, 2, 1, 1)
+    assert stack(x, 2).flatten(1).tolist() == [[0, 1], [2, 3], [4, 5]] * 2
+    assert unstack(stack(x, 4).flatten(1), 4).tolist() == [[[0, 1], [2, 3], [4, 5]]] * 4
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, None])
+def test_batch_norm_of_channels_last_features_is_that_of_others(momentum):
+    one, other = (tiny_supernet().train().stages[8].bn for _ in range(2))
+    x = torch.randn(6, 5, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    inputs = [x.clone().requires_grad_(), x.contiguous(memory_format=torch.channels_last).requires_grad_()]
+    for norm, features in zip((one, other), inputs, strict=True):
+        norm.momentum = momentum
+        norm(features).square().sin().sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-9, atol=1e-10)
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other.weight.grad, one.weight.grad, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(other.bias.grad, one.bias.grad, rtol=1e-9, atol=1e-10)
 
 
 def test_a_stacked_batch_leaves_running_statistics_alone_where_one_by_one_would():

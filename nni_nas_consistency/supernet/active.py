@@ -1,7 +1,7 @@
 """The active subnet: which arch, or which archs, a supernet's shared weights run as.
 
-One arch slices the weights. Several archs run as one stacked batch at full width: image b of arch a stands at
-b·n + a, and channels that an arch lacks are masked to zero after every batch norm, so that both ways agree.
+One arch slices the weights. Several archs run as one stacked batch at full width, all images of the first, then all
+of the second; channels that an arch lacks are masked to zero after every batch norm, so that both ways agree.
 """
 
 from __future__ import annotations
@@ -117,13 +117,13 @@ def channel_masks(
 
 
 def stack(x: Tensor, n: int) -> Tensor:
-    """Return the batch that n archs run on at once: [B, …] → [B·n, …], image b of arch a at b·n + a."""
-    return x.repeat_interleave(n, dim=0)
+    """Return the batch that n archs run on at once: [B, C, H, W] → [n·B, C, H, W], image b of arch a at a·B + b."""
+    return x.repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
 
 def unstack(x: Tensor, n: int) -> Tensor:
-    """Return what each arch made of the batch: [B·n, K] → [n, B, K]."""
-    return x.view(-1, n, x.shape[1]).transpose(0, 1)
+    """Return what each arch made of the batch: [n·B, K] → [n, B, K]."""
+    return x.view(n, -1, x.shape[1])
 
 
 def logits_of(supernet: Space, images: Tensor, archs: Arch | Sequence[Arch]) -> Tensor:

@@ -51,47 +51,72 @@ def scaled_sum(terms: Terms, shift: Tensor, *, relu: bool) -> Tensor:
     """
     groups = max(len(shift), *(1 if scale is None else len(scale) for _, scale in terms))
     split = [(_rows(x, groups), scale) for x, scale in terms]
-    if shift.device.type == "cuda":
-        y: Tensor = _compiled(_in_one_kernel)(split, shift, relu)
-    elif terms[0][0].dtype == shift.dtype:
-        y = _in_place(split, shift, relu)
-    else:  # half precision on a CPU: right, not fast
-        y = _in_one_kernel(split, shift, relu)
+    add_up = _in_place if _by_passes(terms[0][0]) else _compiled(_in_one_kernel)
+    y: Tensor = add_up(split, shift, relu)
     return _features(y, terms[0][0])
 
 
 class BatchNormOfRows(torch.autograd.Function):
-    """Training-mode batch norm of channels-last features on a CPU: `apply(x, weight, bias, eps)` → y, mean, variance.
+    """Training-mode batch norm of channels-last features: `apply(x, weight, bias, eps)` → y, mean, variance.
 
+    x is [groups · images, C, H, W], all others [groups, C]: each group of images is normalised with its own statistics.
     The variance is the biased one; mean and variance have no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the normalised [B, C, H, W] and the statistics [C]."""
-        (mean,), (var,) = group_statistics(x, 1)
+        """Return the normalised features and the statistics."""
+        mean, var = group_statistics(x, len(weight))
         inverse = (var + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.mark_non_differentiable(mean, var)
         scale = weight * inverse
-        rows, y = _rows(x, 1), torch.empty_like(x)  # no view comes out, so that what follows may write into it
-        torch.addcmul(_tiled(bias - mean * scale, rows), _merged(rows), _tiled(scale, rows), out=_merged(_rows(y, 1)))
+        shift = bias - mean * scale
+        rows = _rows(x, len(weight))
+        y = torch.empty_like(x, memory_format=torch.channels_last)  # no view comes out: what follows may write into it
+        if _by_passes(x):
+            torch.addcmul(_tiled(shift, rows), _merged(rows), _tiled(scale, rows), out=_merged(_rows(y, len(weight))))
+        else:
+            _rows(y, len(weight)).copy_(_compiled(_in_one_kernel)([(rows, scale)], shift, False))
         return y, mean, var
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients of x, weight and bias."""
         x, weight, mean, inverse = ctx.saved_tensors
-        rows = _rows(x, 1)
-        pixels, c = rows.shape[1:]
-        wide, gradient = _merged(rows), _merged(_rows(gradients[0], 1))
-        of_bias = gradient.sum(1).view(-1, c).sum(0)
-        of_weight = ((gradient * wide).sum(1).view(-1, c).sum(0) - mean * of_bias) * inverse
-        scale = weight * inverse
-        slope = scale * inverse * of_weight / -pixels
-        constant = scale * of_bias / -pixels - slope * mean
-        of_x = torch.addcmul(_tiled(constant, rows), gradient, _tiled(scale, rows))
-        return _features(of_x.addcmul_(wide, _tiled(slope, rows)), x), of_weight, of_bias, None
+        rows, of_y = _rows(x, len(weight)), _rows(gradients[0], len(weight))
+        gradients_of = _gradients_by_passes if _by_passes(x) else _compiled(_gradients)
+        of_x, of_weight, of_bias = gradients_of(rows, of_y, weight, mean, inverse)
+        return _features(of_x, x), of_weight, of_bias, None
+
+
+def _gradients(
+    rows: Tensor, of_y: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    standard, wide = (rows.to(mean.dtype) - mean[:, None]) * inverse[:, None], of_y.to(mean.dtype)
+    of_bias, of_weight = wide.sum(1), (wide * standard).sum(1)
+    centred = wide - (of_bias[:, None] + standard * of_weight[:, None]) / rows.shape[1]
+    return ((weight * inverse)[:, None] * centred).to(rows.dtype), of_weight, of_bias
+
+
+def _gradients_by_passes(
+    rows: Tensor, of_y: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_gradients` does, in five passes over merged rows."""
+    groups, pixels, c = rows.shape
+    wide, gradient = _merged(rows), _merged(of_y)
+    of_bias = gradient.sum(1).view(groups, -1, c).sum(1)
+    of_weight = ((gradient * wide).sum(1).view(groups, -1, c).sum(1) - mean * of_bias) * inverse
+    scale = weight * inverse
+    slope = scale * inverse * of_weight / -pixels
+    constant = scale * of_bias / -pixels - slope * mean
+    of_x = torch.addcmul(_tiled(constant, rows), gradient, _tiled(scale, rows))
+    return of_x.addcmul_(wide, _tiled(slope, rows)).view(rows.shape), of_weight, of_bias
+
+
+def _by_passes(x: Tensor) -> bool:
+    """Return whether torch's single operations are fast: on a CPU; half precision there is right, but slow."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _rows(x: Tensor, groups: int) -> Tensor:
@@ -150,8 +175,8 @@ def _in_one_kernel(terms: Terms, shift: Tensor, relu: bool) -> Tensor:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function as one kernel, or as it is where nothing compiles."""
-    return _compile(function) if _compiler_works() else function
+    """Return a function as one kernel of a GPU; as it is without one, or where nothing compiles."""
+    return _compile(function) if torch.cuda.is_available() and _compiler_works() else function
 
 
 @lru_cache

@@ -156,10 +156,10 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
     def _of_rows(self, x: Tensor) -> Tensor:
         """Normalise with the statistics of the batch, where torch's kernel is slow: channels-last, of any width."""
         c, pixels = x.shape[1], x.numel() // x.shape[1]
-        y, mean, var = BatchNormOfRows.apply(x, self.weight[:c], self.bias[:c], self.eps)  # type: ignore[no-untyped-call]
+        y, mean, var = BatchNormOfRows.apply(x, self.weight[None, :c], self.bias[None, :c], self.eps)  # type: ignore[no-untyped-call]
         share = self._update_share()
-        self.running_mean[:c].lerp_(mean, share)  # type: ignore[index]
-        self.running_var[:c].lerp_(var * (pixels / (pixels - 1)), share)  # type: ignore[index]
+        self.running_mean[:c].lerp_(mean[0], share)  # type: ignore[index]
+        self.running_var[:c].lerp_(var[0] * (pixels / (pixels - 1)), share)  # type: ignore[index]
         return cast("Tensor", y)
 
     def _update_share(self) -> float:
@@ -175,17 +175,15 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         return self.weight.new_ones(len(next(iter(masks.values()))), self.width)
 
     def _stacked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Normalise [B·n, C, H, W] as [B, n·C, H, W]: a view, since the archs of one image stand side by side."""
+        """Normalise [n·B, C, H, W] arch by arch; channels that an arch lacks come out as zero."""
         if not self.training:
             raise RuntimeError("a stacked batch has statistics of its own only: put the batch norms into training mode")
         mask = mask.to(self.weight.dtype)
-        n, c = mask.shape
-        scale, shift = (self.weight * mask).flatten(), (self.bias * mask).flatten()
-        mean, var = x.new_zeros(2, n * c, dtype=self.weight.dtype)
-        y = F.batch_norm(x.reshape(-1, n * c, *x.shape[2:]), mean, var, scale, shift, True, 1.0, self.eps)
+        y, mean, var = BatchNormOfRows.apply(x, self.weight * mask, self.bias * mask, self.eps)  # type: ignore[no-untyped-call]
         if self.momentum != 0:
-            self._update_running(mean.view(n, c), var.view(n, c), mask)
-        return y.view(x.shape)
+            pixels = x.numel() // mean.numel()
+            self._update_running(mean, var * (pixels / (pixels - 1)), mask)
+        return cast("Tensor", y)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, mask: Tensor) -> None:
