@@ -289,7 +289,7 @@ def main() -> None:
     except RuntimeError as error:
         _stop(error, 1)
     except KeyboardInterrupt:
-        say("interrupted; what was finished is kept, train --resume goes on")
+        say("interrupted; what was finished is kept: the same command goes on, for train with --resume")
         sys.exit(130)
 
 

@@ -402,7 +402,7 @@ def evolved(folder, name, *, seed=0, trials=30, **settings):
 
 def test_evolution_writes_every_arch_it_scored_and_returns_the_best(tmp_path):
     advanced = []
-    best, written = evolved(tmp_path, "scores.json", advance=lambda: advanced.append(1))
+    best, written = evolved(tmp_path, "scores.json", advance=advanced.append)
     assert list(written.scores) == [f"arch{index}" for index in range(1, 31)]
     assert len(advanced) == 30
     assert written.provenance == {"seed": 0}
@@ -433,7 +433,7 @@ def test_evolution_depends_on_its_seed_alone(tmp_path):
 
 
 def test_an_interrupted_evolution_writes_nothing(tmp_path):
-    def interrupt():
+    def interrupt(done):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers import random_archs, random_batch, tiny_supernet, wait_for
 from test_scoring import scoring
-from test_shards import ARCHS, MADE_BY, score_shard
+from test_shards import ARCHS, MADE_BY, counting, score_shard
 
 from nni_nas_consistency.arch import DIGITS
-from nni_nas_consistency.released import Entry, FileError, write_released
+from nni_nas_consistency.released import Entry, FileError, read_scores, write_released
 from nni_nas_consistency.scoring.journal import Journal, read_journal
 from nni_nas_consistency.scoring.prefix import score_prefixes
 from nni_nas_consistency.scoring.shards import blocks_of, score_list
@@ -33,18 +33,6 @@ def killed_after(finished):
             if number == finished:
                 raise Killed
             yield scores
-
-    scorer.__name__ = "score_prefixes"
-    return scorer
-
-
-def counting(scored):
-    """Return a scorer that notes the archs it is given."""
-
-    def scorer(supernet, blocks, scoring, *, advance):
-        blocks = list(blocks)
-        scored.extend(arch for block in blocks for arch in block)
-        return score_prefixes(supernet, blocks, scoring, advance=advance)
 
     scorer.__name__ = "score_prefixes"
     return scorer
@@ -116,6 +104,14 @@ def test_a_journal_of_another_scoring_is_refused_with_what_differs(tmp_path, cha
     supernet, archs, how = other()
     score_list(supernet, archs, how, out=out, provenance=MADE_BY)
     assert out.exists()
+
+
+def test_a_run_that_failed_before_its_first_block_binds_no_other(tmp_path):
+    out = tmp_path / "scores.json"
+    with pytest.raises(Killed):
+        score_shard("1/1", out, {"batch_size": 512}, scorer=killed_after(0))
+    score_shard("1/1", out, {"batch_size": 256})
+    assert read_scores(out, DIGITS).provenance["batch_size"] == 256
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b'{"format": "other"}\n', b"[1, 2]\n"])

@@ -128,9 +128,21 @@ def test_where_nothing_compiles_functions_run_as_they_are(monkeypatch):
         raise RuntimeError("no compiler")
 
     normalise._compiler_works.cache_clear()
-    monkeypatch.setattr(torch, "compile", broken)
-    assert normalise._compiled(normalise._moments) is normalise._moments
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert normalise._compiler_works("cpu")
     normalise._compiler_works.cache_clear()
+    monkeypatch.setattr(torch, "compile", broken)
+    assert not normalise._compiler_works("cpu")
+    normalise._compiler_works.cache_clear()
+    assert normalise._compiled(normalise._moments, torch.ones(1)) is normalise._moments
+
+
+def test_statistics_in_one_kernel_are_as_exact_as_their_features():
+    rows = features(2, 64, 20)
+    mean, var = normalise._moments(rows)
+    torch.testing.assert_close(mean, rows.mean(1), rtol=1e-14, atol=0)
+    torch.testing.assert_close(var, rows.var(1, correction=0), rtol=1e-13, atol=0)
+    assert normalise._moments(rows.bfloat16())[1].dtype == torch.float32
 
 
 @pytest.mark.parametrize("project", [True, False])

@@ -1,6 +1,7 @@
 """The prefix scorer against the plain one: same scores, shared stages, no more memory than there is."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,11 +172,11 @@ def test_batches_of_one_size_are_joined_and_stay_in_order():
 
 
 def needed_by(supernet, images):
-    """Return the bytes of a walk: one state a stage of the largest net, and four more of the largest state."""
+    """Return the bytes of a walk: two states a stage of the largest net, and four more of the largest state."""
     widths = supernet.largest.choices[:19]
     sides = [8] * 7 + [4] * 6 + [2] * 6
     states = [width * side * side for width, side in zip(widths, sides, strict=True)] + [10]
-    return (sum(states) + 4 * max(states)) * 8 * images
+    return (2 * sum(states) + 4 * max(states)) * 8 * images
 
 
 def test_a_batch_that_does_not_fit_half_of_the_free_memory_is_refused(monkeypatch):
@@ -199,6 +200,26 @@ def test_archs_side_by_side_fit_the_memory_and_share_all_modules(monkeypatch):
 def test_free_memory_is_that_of_the_machine():
     free = blocks.free_memory(torch.device("cpu"))
     assert 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("5000", 5000 - 4000 + 1500), ("max", 2**40)])
+def test_free_memory_is_no_more_than_the_control_group_leaves(limit, expected, tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    contents = {"memory.max": limit, "memory.current": "4000", "memory.stat": "anon 2500\ninactive_file 1500"}
+    for name, content in contents.items():
+        (tmp_path / "a" / "b" / name).write_text(content + "\n")
+    (tmp_path / "own").write_text("0::/a/b\n")
+    monkeypatch.setattr(blocks, "OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(blocks, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(blocks.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    assert blocks.free_memory(torch.device("cpu")) == expected
+
+
+def test_archs_with_identity_shortcuts_do_not_walk_side_by_side():
+    supernet = tiny_supernet(shortcut="standalone")
+    for layout in (Layout(bundle=2), Layout(multiple=4)):
+        with pytest.raises(ValueError, match="archs with identity shortcuts walk alone, at their exact widths"):
+            scores_of(supernet, [supernet.largest], scoring(), layout=layout)
 
 
 def test_where_memory_runs_out_after_all_half_is_tried(monkeypatch):

@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import plain_logits, random_archs, random_batch, subnet_slices, tiny_space, tiny_supernet
+from helpers import plain_logits, random_archs, random_batch, randomize, subnet_slices, tiny_space, tiny_supernet
 
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross_entropy
 from nni_nas_consistency.strategies.sandwich import sandwich_step
+from nni_nas_consistency.supernet.slimmable import SlimmableBatchNorm2d, make_supernet
 
 STEPS = pytest.mark.parametrize("stacked", [False, True], ids=["sliced", "stacked"])
 DISTILL = pytest.mark.parametrize("distill", [True, False], ids=["distill", "labels"])
@@ -64,6 +66,23 @@ def test_a_step_sums_the_gradients_of_all_archs_divided_by_their_number(n, disti
     assert not returned.requires_grad
     assert_close(gradients_of(supernet), gradients)
     assert_close({name: supernet.get_buffer(name) for name in statistics}, statistics)
+
+
+def test_a_sliced_step_of_coloured_images_runs_over_rows_and_agrees(monkeypatch):
+    passes, of_rows = [], SlimmableBatchNorm2d._of_rows
+    monkeypatch.setattr(SlimmableBatchNorm2d, "_of_rows", lambda self, x: passes.append(x) or of_rows(self, x))
+    sliced, stacked = (make_supernet(ResNet20Space(10, 3, 8, width_unit=1)).double() for _ in range(2))
+    for supernet in (sliced, stacked):
+        randomize(supernet, seed=1)
+        supernet.train()
+    images = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels, archs = random_batch(6)[1], sandwich(4)
+    one = sandwich_step(sliced, images, labels, archs)
+    assert len(passes) >= 28  # all of the largest; where one channel is left, both layouts are one
+    other = sandwich_step(stacked, images, labels, archs, stacked=True)
+    torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
+    assert_close(gradients_of(stacked), gradients_of(sliced))
+    assert_close(dict(stacked.named_buffers()), dict(sliced.named_buffers()))
 
 
 @DISTILL

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scoring import scoring
 
-from nni_nas_consistency.arch import DIGITS
+from nni_nas_consistency.arch import DIGITS, InputError
 from nni_nas_consistency.released import FileError, read_released, read_scores
+from nni_nas_consistency.scoring import shards
 from nni_nas_consistency.scoring.journal import read_journal
+from nni_nas_consistency.scoring.prefix import score_prefixes
 from nni_nas_consistency.scoring.shards import BLOCK, Shard, blocks_of, score_list
 from nni_nas_consistency.scoring.subnet import score_archs, score_one_by_one
 
@@ -22,6 +24,18 @@ MADE_BY = {"seed": 3, "checkpoint": "a"}
 def score_shard(text, out, made_by=MADE_BY, archs=ARCHS, **settings):
     shard = Shard.parse(text)
     return score_list(tiny_supernet(), archs, scoring(), out=out, provenance=made_by, shard=shard, **settings)
+
+
+def counting(scored):
+    """Return a scorer that notes the archs it is given."""
+
+    def scorer(supernet, blocks, scoring, *, advance):
+        blocks = list(blocks)
+        scored.extend(arch for block in blocks for arch in block)
+        return score_prefixes(supernet, blocks, scoring, advance=advance)
+
+    scorer.__name__ = "score_prefixes"
+    return scorer
 
 
 @given(count=st.integers(1, 12), items=st.integers(0, 30))
@@ -90,13 +104,46 @@ def test_merged_shards_are_byte_for_byte_the_file_of_the_whole_list(tmp_path, or
     assert not list(tmp_path.glob("*.journal"))
 
 
-def test_more_shards_than_blocks_merge_as_well(tmp_path):
-    whole, out = tmp_path / "whole.json", tmp_path / "scores.json"
+def test_more_shards_than_blocks_are_refused(tmp_path):
     few = dict(list(ARCHS.items())[:3])
-    score_shard("1/1", whole, archs=few)
-    for index in range(1, 6):
-        score_shard(f"{index}/5", out, archs=few)
+    with pytest.raises(InputError, match="3 archs make 3 blocks; give at most as many shards, not 4"):
+        score_shard("4/4", tmp_path / "scores.json", archs=few)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_list_that_is_scored_is_left_as_it_is(tmp_path):
+    out, scored = tmp_path / "scores.json", []
+    first = score_shard("1/1", out)
+    before = out.stat().st_mtime_ns
+    (tmp_path / "scores.journal").touch()  # as a kill between the score file and its deletion leaves it
+    again = score_shard("1/1", out, scorer=counting(scored))
+    assert (again, scored, out.stat().st_mtime_ns) == (first, [], before)
+    assert sorted(tmp_path.iterdir()) == sorted(first.files)
+    assert score_shard("2/2", out).files == first.files
+    score_shard("1/1", out, {**MADE_BY, "checkpoint": "b"})
+    assert read_scores(out, DIGITS).provenance["checkpoint"] == "b"
+
+
+def test_of_two_shards_that_finish_at_once_the_second_finds_the_score_file(tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.json", tmp_path / "scores.json"
+    score_shard("1/1", whole)
+    score_shard("1/2", out)
+    merge = shards.merge_shards
+
+    def after_another(*arguments):
+        assert merge(*arguments)  # the other one, which deletes the journals
+        return merge(*arguments)
+
+    monkeypatch.setattr(shards, "merge_shards", after_another)
+    assert score_shard("2/2", out).files == [out, tmp_path / "scores.submission.json"]
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_json_changes_in_the_provenance_is_compared_as_it_reads_back(tmp_path):
+    out = tmp_path / "scores.json"
+    for index in (1, 2):
+        score_shard(f"{index}/2", out, {"seeds": (1, 2)})
+    assert read_scores(out, DIGITS).provenance["seeds"] == [1, 2]
 
 
 def test_shards_that_were_scored_in_different_ways_are_not_merged(tmp_path):

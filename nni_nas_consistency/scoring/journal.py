@@ -50,15 +50,14 @@ class Journal:
         self.path = path
         self._file = _locked(path)
         try:
-            identity = json.loads(json.dumps(dict(identity)))  # as it reads back: tuples are lists
-            written = read_journal(path)
-            os.ftruncate(self._file, written.length)
-            os.lseek(self._file, 0, os.SEEK_END)
+            written = _parsed(_content(self._file), path)
             self.blocks = written.blocks
-            if written.identity is None:
-                self._append({"format": FORMAT, **identity})
-            else:
+            if written.identity is not None and written.blocks:
                 check_identity(path, written.identity, identity)
+                os.ftruncate(self._file, written.length)
+            else:  # nothing is scored yet: what a run that failed at once was given binds no other
+                os.ftruncate(self._file, 0)
+                self._append({"format": FORMAT, **identity})
         except BaseException:
             os.close(self._file)
             raise
@@ -104,11 +103,14 @@ def read_journal(path: Path) -> Written:
         FileError: The file cannot be read, or is no journal.
     """
     try:
-        content = path.read_bytes()
+        return _parsed(path.read_bytes(), path)
     except FileNotFoundError:
-        content = b""
+        return Written(None, {}, 0)
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _parsed(content: bytes, path: Path) -> Written:
     entries: list[object] = []
     length = 0
     for line in content.splitlines(keepends=True):
@@ -126,6 +128,13 @@ def read_journal(path: Path) -> Written:
         raise FileError(f"{path}: is no journal of scores; move it away")
     blocks = cast("list[tuple[int, list[float]]]", rest)
     return Written(identity, dict(blocks), length)
+
+
+def _content(file: int) -> bytes:
+    """Return what an open file holds; its path may be gone by now."""
+    with open(os.dup(file), "rb") as copy:
+        copy.seek(0)
+        return copy.read()
 
 
 def _decoded(line: bytes) -> object:
@@ -147,13 +156,17 @@ def _locked(path: Path) -> int:
             raise FileError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(file)
+            raise FileError(f"{path}: another process is scoring this shard; wait for it, or take another") from error
         except OSError as error:
             os.close(file)
-            raise FileError(
-                f"{path}: another process is scoring this shard; wait for it, or take another shard"
-            ) from error
-        if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
-            return file
+            raise FileError(f"{path}: cannot be locked ({error.strerror}); put --out on a local disk") from error
+        try:
+            if os.fstat(file).st_ino == path.stat().st_ino:
+                return file
+        except FileNotFoundError:
+            pass
         os.close(file)
 
 

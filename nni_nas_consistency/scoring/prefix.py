@@ -38,7 +38,8 @@ def score_prefixes(
         supernet: A chain space after `make_supernet`.
         blocks: The archs to score; a block takes least time if its archs are neighbours in sorted order.
         scoring: How.
-        advance: Is told of archs done, and of parts of one; the calls add up to the number of archs.
+        advance: Is told of archs done, and of parts of one; the calls add up to the number of archs, unless the memory
+            ran out in between.
         layout: What runs at once; None: what fits the free memory, and half of that if it does not after all.
 
     Raises:
@@ -52,15 +53,15 @@ def score_prefixes(
     if not batches:
         raise ValueError("no images to score on")
     fitting = layout or layout_for(supernet, batches[0][0], len(batches))
-    images = _images(scoring, fitting)
+    images = None
     for archs in blocks:
         scores = None
         while scores is None:
             try:
+                images = images or _images(scoring, fitting)
                 scores = _score_block(supernet, archs, images, fitting, advance)
-            except torch.cuda.OutOfMemoryError:
-                fitting = fitting.halved()
-                images = _images(scoring, fitting)
+            except torch.cuda.OutOfMemoryError:  # anew from the top, when this error no longer holds what filled it
+                fitting, images = fitting.halved(), None
         yield scores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,8 +15,16 @@ from typing import Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import Arch, InputError
-from nni_nas_consistency.released import Json, ScoreFile, submission, write_released, write_scores
+from nni_nas_consistency.arch import Arch, ArchForm, InputError
+from nni_nas_consistency.released import (
+    FileError,
+    Json,
+    ScoreFile,
+    read_scores,
+    submission,
+    write_released,
+    write_scores,
+)
 from nni_nas_consistency.scoring.journal import Journal, check_identity, read_journal
 from nni_nas_consistency.scoring.prefix import score_prefixes
 from nni_nas_consistency.scoring.subnet import Scoring, calibration_source
@@ -44,7 +53,7 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[float], None]]]
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` parts of a list: every `count`-th arch, from the `index`-th on.
+    """One of `count` parts of a list: every `count`-th block of archs, from the `index`-th on.
 
     Args:
         index: From 1 to `count`.
@@ -123,7 +132,8 @@ def score_list(
     """Score a list, or a shard of it; the last of several shards to finish merges all into one score file.
 
     Every finished block of archs is on disk at once, in a journal beside `out`: a run that was killed goes on when it
-    is started again, and ends with the same bytes. The journals are deleted when the score file is there.
+    is started again, and ends with the same bytes (on a CPU, with as many threads). The journals are deleted when the
+    score file is there; a list that is scored already is left as it is.
 
     Args:
         supernet: A chain space after `make_supernet`.
@@ -137,11 +147,22 @@ def score_list(
 
     Raises:
         FileError: A file cannot be written, or a journal is of another scoring or in use.
+        InputError: There are more shards than blocks.
         RuntimeError: A score is not finite.
     """
-    identity = {**provenance, **_fingerprints(supernet, archs, scoring), "scorer": scorer.__name__}
     blocks = blocks_of(archs)
+    if shard.count > len(blocks):
+        raise InputError(
+            f"{len(archs)} archs make {len(blocks)} blocks; give at most as many shards, not {shard.count}"
+        )
+    made_from = {**provenance, **_fingerprints(supernet, archs, scoring)}
+    made_from |= {"blocks": len(blocks), "scorer": scorer.__name__}
+    identity: dict[str, Json] = json.loads(json.dumps(made_from))  # as it reads back
     mine = shard.of(list(enumerate(blocks)))
+    finished = _finished(out, identity, supernet.form)
+    if finished is not None:
+        shard.journal(out).unlink(missing_ok=True)
+        return Scored({name: finished.scores[name][1] for _, names in mine for name in names}, _files(out))
     with Journal(shard.journal(out), identity) as journal:
         left = [(index, names) for index, names in mine if index not in journal.blocks]
         with progress(sum(len(names) for _, names in left), "archs") as advance:
@@ -151,10 +172,11 @@ def score_list(
                 _check_finite(names, scores)
                 journal.add(index, scores)
         own = {name: score for index, names in mine for name, score in zip(names, journal.blocks[index], strict=True)}
-    return Scored(own, merge_shards(out, shard.count, archs, identity) or [shard.journal(out)])
+    merged = merge_shards(out, shard.count, archs, identity) or _finished(out, identity, supernet.form) is not None
+    return Scored(own, _files(out) if merged else [shard.journal(out)])
 
 
-def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Mapping[str, Json]) -> list[Path]:
+def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Mapping[str, Json]) -> bool:
     """Merge the shards' journals into `out` and its submission, in the list's order, and delete them, if all are whole.
 
     Whoever finishes last finds all of them whole; of two who finish at once, both write the same bytes.
@@ -166,7 +188,7 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
         identity: What was scored and how.
 
     Returns:
-        The files written; none if shards are missing or unfinished.
+        Whether the score file is written; not if shards are missing or unfinished.
 
     Raises:
         FileError: A shard was scored in another way, or the score file cannot be written.
@@ -176,22 +198,38 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
     done: dict[int, list[float]] = {}
     for path in journals:
         written = read_journal(path)
-        if written.identity is None:
-            return []
+        if written.identity is None or not written.blocks:
+            return False
         check_identity(path, written.identity, identity)
         done |= written.blocks
     if len(done) < len(blocks):
-        return []
+        return False
     score_of = {
         name: score for index, names in enumerate(blocks) for name, score in zip(names, done[index], strict=True)
     }
     scores = ScoreFile({name: (arch, score_of[name]) for name, arch in archs.items()}, identity)
-    beside = out.with_name(f"{out.stem}.submission{out.suffix}")
-    write_scores(out, scores)
+    _, beside = _files(out)
     write_released(beside, submission(scores))
+    write_scores(out, scores)
     for path in journals:
         path.unlink(missing_ok=True)
-    return [out, beside]
+    return True
+
+
+def _files(out: Path) -> list[Path]:
+    """Return where score file and submission are."""
+    return [out, out.with_name(f"{out.stem}.submission{out.suffix}")]
+
+
+def _finished(out: Path, identity: Mapping[str, Json], form: ArchForm) -> ScoreFile | None:
+    """Return the scores if they are all there already, made in this way."""
+    if not all(path.is_file() for path in _files(out)):
+        return None
+    try:
+        scores = read_scores(out, form)
+    except FileError:  # something else, which the score file will replace
+        return None
+    return scores if scores.provenance == identity else None
 
 
 def _fingerprints(supernet: Space, archs: Mapping[str, Arch], scoring: Scoring) -> dict[str, Json]:
@@ -205,6 +243,7 @@ def _fingerprints(supernet: Space, archs: Mapping[str, Arch], scoring: Scoring) 
         "calibration": None if source is None else _digest(tensor for batch in source() for tensor in batch),
         "metric": scoring.metric,
         "bn": scoring.bn,
+        "device": weights[0][1].device.type,
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import TypeAlias, cast
 
@@ -71,12 +72,10 @@ class Walk:
         self, supernet: Space, keys: Sequence[Key], layout: Layout, block: ImageBlock, statistics: Statistics
     ) -> None:
         assert supernet.active is not None
-        self.stages, self.active, self.statistics = (
-            cast("Sequence[Stage]", supernet.stages),
-            supernet.active,
-            statistics,
-        )
-        self.keys, self.layout, self.block = keys, layout, block
+        if not supernet.stackable and layout.bundle * layout.multiple > 1:
+            raise ValueError("archs with identity shortcuts walk alone, at their exact widths: bundle=1, multiple=1")
+        self.stages, self.active = cast("Sequence[Stage]", supernet.stages), supernet.active
+        self.keys, self.layout, self.block, self.statistics = keys, layout, block, statistics
         self.sliceable = supernet.stackable  # not where a width decides on the modules, as with identity shortcuts
 
     def leaves(self) -> Iterator[tuple[int, int, Tensor]]:
@@ -110,7 +109,7 @@ class Walk:
         """Run a stage at the widest of the wanted widths; what a family does not want is zero."""
         stage = self.stages[depth]
         channels = self._channels(stage, max(wanted))
-        present = None if min(wanted) == channels else self._present(wanted, channels)
+        present = None if min(wanted) == channels else _present(tuple(wanted), channels, self.block.labels.device)
         node = Node(lo, len(wanted), self.block.batches, present)
         self.active.widths = {stage.out.label: channels} if isinstance(stage.out, Categorical) else {}
         self.active.scales = lambda norm, x: self._scales(norm, x, node)
@@ -134,7 +133,7 @@ class Walk:
         parents = [parent for parent, _ in bundle]
         own, *carried = (_gather(x, parents, len(wanted)) for x in (own[:, :channels], *carried))
         if any(width < min(channels, wanted[parent]) for width, parent in zip(widths, parents, strict=True)):
-            present = self._present(widths, channels).to(own.dtype)
+            present = _present(tuple(widths), channels, own.device).to(own.dtype)
             own = (_by_arch(own, len(bundle)) * present[:, None, :, None, None]).flatten(0, 1)
         own = own.contiguous(memory_format=torch.channels_last) if own.dim() == 4 else own
         return (own, *carried) if carried else own
@@ -143,9 +142,11 @@ class Walk:
         multiple = self.layout.multiple
         return min(-(-width // multiple) * multiple, width_at(stage.out, self.active.largest))
 
-    def _present(self, widths: Sequence[int], channels: int) -> Tensor:
-        device = self.block.labels.device
-        return (torch.arange(channels, device=device) < torch.tensor(widths, device=device)[:, None]).float()
+
+@lru_cache(maxsize=4096)
+def _present(widths: tuple[int, ...], channels: int, device: torch.device) -> Tensor:
+    """Return which of so many channels each arch of a bundle has: 0 or 1, [archs, channels]."""
+    return (torch.arange(channels) < torch.tensor(widths)[:, None]).float().to(device)
 
 
 def _gather(x: Tensor, parents: Sequence[int], count: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.arch import DIGITS, RESNET20, WidthForm, width_form
 from nni_nas_consistency.complexity import Cost, conv_cost, linear_cost
 from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.supernet.extract import OptionalModule
 from nni_nas_consistency.supernet.slimmable import Width, relu_of_sum, width_at
 
 ShortcutRule = Literal["projection", "standalone"]
@@ -137,7 +138,7 @@ class ResidualExit(nn.Module):
         return conv_cost(width_mid, width_out, 3, side) + self.shortcut.cost(widths, side), side
 
 
-class Projection(nn.Module):
+class Projection(OptionalModule):
     """Shortcut: 1×1 conv and batch norm; identity instead where it is not always there and the widths are equal."""
 
     def __init__(self, width_in: Width, width_out: Width, stride: int, *, always: bool) -> None:

@@ -43,8 +43,7 @@ def sandwich_step(
         The losses, detached, one an arch: [n].
     """
     n = len(archs)
-    if not stacked:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
     teacher = logits_of(supernet, images, archs[0])
     losses = [hard_cross_entropy(teacher, labels)]
     backward(losses[0] / n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -13,12 +13,12 @@ from nni_nas_consistency.supernet.active import Space
 from nni_nas_consistency.supernet.slimmable import Slimmable
 
 
-@runtime_checkable
-class OptionalModule(Protocol):
+class OptionalModule(nn.Module):
     """A module that some subnets do without."""
 
     def is_absent(self, widths: Mapping[str, int]) -> bool:
         """Return whether the subnet with these widths lacks this module."""
+        raise NotImplementedError
 
 
 def sub_state_dict(supernet: Space, arch: Arch) -> dict[str, Tensor]:

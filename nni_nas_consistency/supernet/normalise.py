@@ -29,7 +29,7 @@ def group_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         Both [groups, C], float32 also for half precision.
     """
     if x.device.type == "cuda":
-        moments: tuple[Tensor, Tensor] = _compiled(_moments)(_rows(x, groups))
+        moments: tuple[Tensor, Tensor] = _compiled(_moments, x)(_rows(x, groups))
         return moments
     rows = _rows(x if x.dtype == torch.float64 else x.float(), groups)
     parts = [_statistics_of_columns(group) for group in _merged(rows)]
@@ -51,7 +51,7 @@ def scaled_sum(terms: Terms, shift: Tensor, *, relu: bool) -> Tensor:
     """
     groups = max(len(shift), *(1 if scale is None else len(scale) for _, scale in terms))
     split = [(_rows(x, groups), scale) for x, scale in terms]
-    add_up = _in_place if _by_passes(terms[0][0]) else _compiled(_in_one_kernel)
+    add_up = _in_place if _by_passes(terms[0][0]) else _compiled(_in_one_kernel, shift)
     y: Tensor = add_up(split, shift, relu)
     return _features(y, terms[0][0])
 
@@ -77,7 +77,7 @@ class BatchNormOfRows(torch.autograd.Function):
         if _by_passes(x):
             torch.addcmul(_tiled(shift, rows), _merged(rows), _tiled(scale, rows), out=_merged(_rows(y, len(weight))))
         else:
-            _rows(y, len(weight)).copy_(_compiled(_in_one_kernel)([(rows, scale)], shift, False))
+            _compiled(_write, x)(_rows(y, len(weight)), rows, scale, shift)
         return y, mean, var
 
     @staticmethod
@@ -85,9 +85,13 @@ class BatchNormOfRows(torch.autograd.Function):
         """Return the gradients of x, weight and bias."""
         x, weight, mean, inverse = ctx.saved_tensors
         rows, of_y = _rows(x, len(weight)), _rows(gradients[0], len(weight))
-        gradients_of = _gradients_by_passes if _by_passes(x) else _compiled(_gradients)
+        gradients_of = _gradients_by_passes if _by_passes(x) else _compiled(_gradients, x)
         of_x, of_weight, of_bias = gradients_of(rows, of_y, weight, mean, inverse)
         return _features(of_x, x), of_weight, of_bias, None
+
+
+def _write(y: Tensor, rows: Tensor, scale: Tensor, shift: Tensor) -> None:
+    y.copy_(_in_one_kernel([(rows, scale)], shift, relu=False))
 
 
 def _gradients(
@@ -112,6 +116,11 @@ def _gradients_by_passes(
     constant = scale * of_bias / -pixels - slope * mean
     of_x = torch.addcmul(_tiled(constant, rows), gradient, _tiled(scale, rows))
     return of_x.addcmul_(wide, _tiled(slope, rows)).view(rows.shape), of_weight, of_bias
+
+
+def stands_in_rows(x: Tensor) -> bool:
+    """Return whether features are channels-last where passes over rows beat torch's own batch norm: on a CPU."""
+    return _by_passes(x) and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _by_passes(x: Tensor) -> bool:
@@ -163,7 +172,8 @@ def _in_place(terms: Terms, shift: Tensor, relu: bool) -> Tensor:
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    var, mean = torch.var_mean(rows.float(), dim=1, correction=0)
+    exact = rows if rows.dtype == torch.float64 else rows.float()
+    var, mean = torch.var_mean(exact, dim=1, correction=0)
     return mean, var
 
 
@@ -174,9 +184,9 @@ def _in_one_kernel(terms: Terms, shift: Tensor, relu: bool) -> Tensor:
     return (y.relu() if relu else y).to(terms[0][0].dtype)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function as one kernel of a GPU; as it is without one, or where nothing compiles."""
-    return _compile(function) if torch.cuda.is_available() and _compiler_works() else function
+def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    """Return a function as one kernel where x is on a GPU; as it is elsewhere, or where nothing compiles."""
+    return _compile(function) if x.device.type == "cuda" and _compiler_works("cuda") else function
 
 
 @lru_cache
@@ -185,9 +195,9 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @lru_cache
-def _compiler_works() -> bool:
+def _compiler_works(device: str) -> bool:
     try:
-        torch.compile(torch.relu)(torch.ones(8, device="cuda"))
+        torch.compile(torch.relu)(torch.ones(8, device=device))
     except Exception:  # no Triton, no C compiler, no Python headers: each release raises something else
         return False
     return True

@@ -20,7 +20,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from nni_nas_consistency.supernet.active import ActiveSubnet, Space
-from nni_nas_consistency.supernet.normalise import BatchNormOfRows, scaled_sum
+from nni_nas_consistency.supernet.normalise import BatchNormOfRows, scaled_sum, stands_in_rows
 
 Width: TypeAlias = int | Categorical  # type: ignore[valid-type, unused-ignore]
 """A number of channels, or NNI's choice of one."""
@@ -135,7 +135,7 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         if self.active.masks is not None:
             return self._stacked(x, self._mask(self.active.masks))
         c = x.shape[1]
-        if self.training and x.device.type == "cpu" and _is_channels_last(x):
+        if self.training and stands_in_rows(x):
             return self._of_rows(x)
         mean, var = self.running_mean[:c], self.running_var[:c]  # type: ignore[index]
         momentum = self._update_share() if self.training else 0.0
@@ -198,10 +198,6 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         left = keep.prod(0)
         self.running_mean.mul_(left).add_((share * mean).sum(0))
         self.running_var.mul_(left).add_((share * var).sum(0))
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class SlimmableLinear(Slimmable, nn.Linear):
