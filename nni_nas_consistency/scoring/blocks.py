@@ -20,8 +20,8 @@ from nni_nas_consistency.supernet.slimmable import Stage, width_at
 SHARE_OF_FREE_MEMORY = 0.5
 OWN_GROUP, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 CPU_BUNDLE_ELEMENTS = 2**21
-"""Features of one stage that archs side by side may have on a CPU: 64 archs on digits took 1.47 s alone, 0.74 by eights,
-0.68 by 27, where this stands, and 0.84 all at once. On CIFAR each arch is alone."""
+"""Features of one stage that archs side by side may have on a CPU. 64 archs on digits took 1.47 s one by one, 0.74 by
+eights, 0.68 by 27, which this comes to, and 0.84 all at once; on CIFAR each arch is alone."""
 GPU_BUNDLE_ELEMENTS = 2**26
 """Features of one stage that fill a GPU: 128 MiB in half precision, 30 µs to read where a launch takes 5."""
 
