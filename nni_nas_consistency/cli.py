@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,23 +17,27 @@ import typer
 from nni_nas_consistency import words
 from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, InputError
 from nni_nas_consistency.cli_archs import archs_app
+from nni_nas_consistency.cli_options import (
+    Archs,
+    Checkpoint,
+    DataOption,
+    DeviceOption,
+    DownloadOption,
+    OutFile,
+    OutFolder,
+    RootOption,
+    SeedOption,
+    SpaceOption,
+)
+from nni_nas_consistency.cli_train import standalone, train
 from nni_nas_consistency.console import progress, quiet_libraries, say
 from nni_nas_consistency.released import Json, read_released, read_table
-from nni_nas_consistency.words import DataWord, PrecisionWord, RecipeWord, ScorerWord, SpaceWord
+from nni_nas_consistency.words import PrecisionWord, ScorerWord
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(archs_app, name="archs")
-
-SpaceOption = Annotated[SpaceWord, typer.Option("--space", help="Search space.")]
-DataOption = Annotated[DataWord, typer.Option("--data", help="Data set.")]
-RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data set.")]
-DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch the data set into --data-root if missing.")]
-OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into; made if missing.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-Archs = Annotated[Path, typer.Option("--archs", help="Released list of archs.")]
-Checkpoint = Annotated[Path, typer.Option("--checkpoint", help="supernet.safetensors of a training run.")]
+app.command()(train)
+app.command()(standalone)
 
 
 @app.command()
@@ -42,56 +46,6 @@ def quickstart(out: OutFolder = Path("runs/quickstart"), seed: SeedOption = 0) -
     from nni_nas_consistency.quickstart import run_quickstart
 
     print("\n".join(run_quickstart(out, seed=seed, provenance=words.provenance())))
-
-
-@app.command()
-def train(
-    recipe: Annotated[RecipeWord, typer.Option(help="Training recipe.")] = "nazarick",
-    data: DataOption = "cifar100",
-    data_root: RootOption = None,
-    out: OutFolder = Path("runs/train"),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Archs a batch, instead of the recipe's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
-    seed: SeedOption = 0,
-    step: Annotated[Literal["auto", "stacked", "sliced"], typer.Option(help="How the archs of a batch run.")] = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, … as Lightning has it.")] = "32-true",
-    checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints (an epoch).")] = None,
-    train_images: Annotated[int | None, typer.Option(min=1, help="Use the first N training images.")] = None,
-    val_images: Annotated[int, typer.Option(min=1, help="Images that validation looks at.")] = 1000,
-    device: DeviceOption = "auto",
-    download: DownloadOption = False,
-) -> None:
-    """Train a supernet."""
-    import torch
-
-    from nni_nas_consistency.evaluators import TrainingRun, begin_run
-    from nni_nas_consistency.experiment import train_supernet
-    from nni_nas_consistency.supernet.checkpoint import save_supernet
-
-    place = words.device_of(device)
-    images, _ = words.images_of(data, data_root, train=True, download=download)
-    test, _ = words.images_of(data, data_root, train=False, download=download)
-    chosen = words.recipe_of(recipe, images, epochs, n)
-    images = images if train_images is None else images.first(train_images)
-    torch.manual_seed(seed)
-    space = words.space_of("digits" if data == "digits" else "resnet20", images)
-    run = TrainingRun(
-        out,
-        resume=resume,
-        checkpoint_steps=checkpoint_steps,
-        progress_bar=sys.stderr.isatty(),
-        precision=precision,
-        accelerator="cpu" if place == "cpu" else "gpu",
-        write=say,
-    )
-    settings: dict[str, Json] = {"recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed}
-    settings |= {"data": data, "images": len(images), "precision": precision}
-    begin_run(run, settings)
-    val = test.first(min(val_images, len(test)))
-    supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
-    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | settings)
-    print(out / "supernet.safetensors")
 
 
 @app.command()
@@ -107,6 +61,8 @@ def score(
     metric: Annotated[Literal["loss", "acc"], typer.Option(help="Negative cross-entropy, or accuracy.")] = "loss",
     bn: Annotated[Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")] = "batch",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 512,
+    orders: Annotated[int, typer.Option(min=1, help="Score images in this many orders, so in other batches.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Score images mirrored too.")] = False,
     scorer: Annotated[
         ScorerWord, typer.Option(help="Archs share prefixes, or each runs alone (the reference).")
     ] = "prefix",
@@ -132,9 +88,16 @@ def score(
     if bn == "train":
         calibration = words.images_of(data, data_root, train=True, download=download)[0].to(place)
     supernet, about = words.supernet_of(space, checkpoint, test)
-    dtype = words.dtype_of(precision)
     scoring = image_scoring(
-        test.to(place), plain, metric=metric, bn=bn, batch_size=batch_size, train=calibration, dtype=dtype
+        test.to(place),
+        plain,
+        metric=metric,
+        bn=bn,
+        batch_size=batch_size,
+        train=calibration,
+        dtype=words.dtype_of(precision),
+        orders=orders,
+        flip=flip,
     )
     provenance = {"space": space, "checkpoint": about, "list": archs.name, "data": data, "images": len(test)}
     scored = score_list(
@@ -142,7 +105,7 @@ def score(
         listed,
         scoring,
         out=out,
-        provenance={**provenance, "batch_size": batch_size, "precision": precision},
+        provenance={**provenance, "batch_size": batch_size, "precision": precision, "orders": orders, "flip": flip},
         shard=part,
         scorer=words.scorer_of(scorer),
         progress=progress,
@@ -183,42 +146,6 @@ def rank(
         print("\n".join(lines(result)))
     if report is not None:
         print(write_report(result, report), file=sys.stderr if as_json else sys.stdout)
-
-
-@app.command()
-def standalone(
-    archs: Archs,
-    out: OutFolder,
-    space: SpaceOption = "digits",
-    data: DataOption = "digits",
-    data_root: RootOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train every arch with seeds 0 … N−1.")] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train the first N archs of the list.")] = None,
-    device: DeviceOption = "auto",
-    download: DownloadOption = False,
-) -> None:
-    """Train archs alone: their reference accuracies. Finished seeds are kept; run again to go on."""
-    from nni_nas_consistency.recipes import STANDALONE_CIFAR100, STANDALONE_DIGITS
-    from nni_nas_consistency.reference import train_references
-
-    optimization = STANDALONE_DIGITS if data == "digits" else STANDALONE_CIFAR100
-    listed = {name: entry.arch for name, entry in read_released(archs, words.form_of(space)).items()}
-    place = words.device_of(device)
-    train_set, _ = words.images_of(data, data_root, train=True, download=download)
-    test_set, _ = words.images_of(data, data_root, train=False, download=download)
-    path = train_references(
-        words.space_of(space, train_set, standalone=True),
-        dict(list(listed.items())[:limit]),
-        optimization=replace(optimization, epochs=epochs or optimization.epochs),
-        train=train_set.to(place),
-        test=test_set.to(place),
-        augmentation=words.training_augmentation(data),
-        seeds=seeds,
-        folder=out,
-        about=words.provenance(),
-    )
-    print(path)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
@@ -102,6 +102,7 @@ class TrainingRun:
         precision: Lightning's word for it, such as `32-true` or `bf16-mixed`.
         accelerator: Lightning's word for the device kind, such as `cpu`, `gpu`, `auto`.
         write: Takes plain lines.
+        timer: Counts the seconds of training; checkpoints keep it, so that a resumed run counts on.
     """
 
     folder: Path
@@ -111,6 +112,7 @@ class TrainingRun:
     precision: Any = "32-true"
     accelerator: str = "auto"
     write: Callable[[str], None] = print
+    timer: Timer = field(default_factory=Timer)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -170,7 +172,7 @@ def training_evaluator(
         accelerator=run.accelerator,
         devices=1,
         precision=run.precision,
-        callbacks=[checkpoint] if run.progress_bar else [checkpoint, EpochLines(run.write)],
+        callbacks=[run.timer, checkpoint, *([] if run.progress_bar else [EpochLines(run.write)])],
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=run.progress_bar,
         enable_model_summary=False,
@@ -195,6 +197,8 @@ def image_scoring(
     batch_size: int = 512,
     train: Images | None = None,
     dtype: torch.dtype = torch.float32,
+    orders: int = 1,
+    flip: bool = False,
 ) -> Scoring:
     """Return how archs are scored on images, which are normalised once and kept.
 
@@ -206,12 +210,22 @@ def image_scoring(
         batch_size: Images a batch; 512 in recipe nazarick.
         train: Images for `bn="train"`.
         dtype: Of the normalised images, and so of all features; statistics and losses of half precision are float32.
+        orders: How often each image is scored, at least 1: first in the order of the data set, then in shuffled ones.
+            With `bn="batch"` the mean is so taken over this many compositions of its batch.
+        flip: Whether each image is also scored mirrored, left to right, and the mean taken.
     """
-    scored = [(x.to(dtype), y) for x, y in test_batches(test, augmentation, batch_size)]
+    views = [test, *(_shuffled(test, order) for order in range(1, orders))]
+    views += [replace(view, x=view.x.flip(-1)) for view in views] if flip else []
+    scored = [(x.to(dtype), y) for view in views for x, y in test_batches(view, augmentation, batch_size)]
     calibration = None
     if train is not None:
         calibration = [(x.to(dtype), y) for x, y in test_batches(train, augmentation, batch_size)]
     return Scoring(metric, bn, lambda: scored, None if calibration is None else lambda: calibration)
+
+
+def _shuffled(images: Images, seed: int) -> Images:
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.x.device)
+    return replace(images, x=images.x[order], y=images.y[order])
 
 
 def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:

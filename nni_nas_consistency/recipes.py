@@ -68,15 +68,20 @@ class Recipe:
     distill_from: int = 0
 
     def for_epochs(self, epochs: int) -> Recipe:
-        """Return the same recipe at another length."""
-        return replace(self, optimization=replace(self.optimization, epochs=epochs))
+        """Return the same recipe at another length; warm-up and the epoch of the teacher move in proportion."""
+        share = epochs / self.optimization.epochs
+        warmup_steps = round(self.optimization.warmup_steps * share)
+        optimization = replace(self.optimization, epochs=epochs, warmup_steps=warmup_steps)
+        return replace(self, optimization=optimization, distill_from=round(self.distill_from * share))
 
 
-def _strict_fair(space: Space, generator: torch.Generator) -> Sampler:
+def strict_fair(space: Space, generator: torch.Generator) -> Sampler:
+    """Return what draws every width of a layer equally often."""
     return strict_fair_sampler(space.form, generator)
 
 
-def _uniform(space: Space, generator: torch.Generator) -> Sampler:
+def uniform(space: Space, generator: torch.Generator) -> Sampler:
+    """Return what draws every arch with the same probability."""
     return UniformSampler(space.form, generator)
 
 
@@ -87,9 +92,17 @@ NAZARICK = Recipe(
     sandwich=True,
     distill=True,
     grad_clip=5.0,
-    sampler=_strict_fair,
+    sampler=strict_fair,
 )
 """Third place of CVPR 2021 NAS track 1; about 10 h on one V100 as published."""
+
+SHORT = replace(
+    NAZARICK,
+    optimization=replace(NAZARICK.optimization, epochs=12, warmup_steps=390),
+    n=6,
+    distill_from=6,
+)
+"""Recipe nazarick cut down to hours on a few CPU cores (docs/decisions/0010-short-recipe.md)."""
 
 ANS = Recipe(
     Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4),
@@ -98,7 +111,7 @@ ANS = Recipe(
     sandwich=False,
     distill=False,
     grad_clip=None,
-    sampler=_uniform,
+    sampler=uniform,
 )
 """Second place of CVPR 2021 NAS track 1, its first phase: six single paths a step."""
 
@@ -109,7 +122,7 @@ DIGITS = Recipe(
     sandwich=True,
     distill=True,
     grad_clip=5.0,
-    sampler=_strict_fair,
+    sampler=strict_fair,
     distill_from=12,
 )
 """Recipe nazarick at the length of the embedded benchmark: larger steps, smaller batches, no augmentation, and a

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
 
     from nni_nas_consistency.augmentation import Augmentation
     from nni_nas_consistency.datasets import Images
-    from nni_nas_consistency.recipes import Recipe
+    from nni_nas_consistency.recipes import MakeSampler, Recipe
     from nni_nas_consistency.scoring.shards import Scorer
     from nni_nas_consistency.spaces.chain import ChainSpace
 
 SpaceWord = Literal["resnet20", "digits"]
 DataWord = Literal["cifar100", "cifar10", "digits"]
-RecipeWord = Literal["nazarick", "ans", "digits"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits"]
 ScorerWord = Literal["prefix", "subnet"]
 PrecisionWord = Literal["float32", "bf16", "float64"]
 
@@ -89,21 +91,78 @@ def training_augmentation(data: DataWord) -> Augmentation:
     return {"cifar100": CIFAR100_TRAIN, "cifar10": CIFAR10_TRAIN, "digits": DIGITS_TEST}[data]
 
 
-def recipe_of(recipe: RecipeWord, images: Images, epochs: int | None, n: int | None) -> Recipe:
-    """Return a recipe, at another length or with another number of archs a batch where these are given.
+def recipe_of(
+    recipe: RecipeWord, images: Images, epochs: int | None = None, n: int | None = None, changes: Sequence[str] = ()
+) -> Recipe:
+    """Return a recipe, changed where epochs, archs a batch or other settings are given.
+
+    Args:
+        recipe: The word.
+        images: What will be trained on.
+        epochs: Instead of the recipe's; its warm-up and teacher's epoch move in proportion.
+        n: Archs a batch, instead of the recipe's.
+        changes: Texts like `lr=0.2`: settings that come last and so win.
 
     Raises:
-        InputError: The recipe is for images of other channels.
+        InputError: The recipe is for images of other channels; a change is none, or out of its range.
     """
     from nni_nas_consistency import recipes
 
-    chosen = {"nazarick": recipes.NAZARICK, "ans": recipes.ANS, "digits": recipes.DIGITS}[recipe]
+    chosen = {"nazarick": recipes.NAZARICK, "short": recipes.SHORT, "ans": recipes.ANS, "digits": recipes.DIGITS}[
+        recipe
+    ]
     wanted, there = len(chosen.augmentation.mean), images.x.shape[1]
     if wanted != there:
         raise InputError(
             f"recipe {recipe} is for images of {wanted} channels, these have {there}; give another --recipe"
         )
-    return replace(chosen if epochs is None else chosen.for_epochs(epochs), n=n or chosen.n)
+    chosen = replace(chosen if epochs is None else chosen.for_epochs(epochs), n=n or chosen.n)
+    return _changed(chosen, changes)
+
+
+def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    readers: dict[str, tuple[Callable[[str], Any], str]] = {
+        **dict.fromkeys(("lr", "weight_decay", "momentum"), (_number, "a number of at least 0")),
+        "batch_size": (lambda text: _count(text, least=1), "a whole number of at least 1"),
+        "warmup_steps": (_count, "a whole number of at least 0"),
+        **dict.fromkeys(("sandwich", "distill"), ({"true": True, "false": False}.__getitem__, "true or false")),
+        "distill_from": (_count, "an epoch, the first being 0"),
+        "grad_clip": (lambda text: None if text == "none" else _number(text), "a number of at least 0, or none"),
+        "sampler": (_sampler, "fair or uniform"),
+    }
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in readers:
+            raise InputError(f"--set {change}: there is no setting {name!r}; give NAME=VALUE of {', '.join(readers)}")
+        read, allowed = readers[name]
+        try:
+            values[name] = read(text)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"--set {change}: {name} is {allowed}, not {text!r}") from error
+    of_optimization = {name: value for name, value in values.items() if hasattr(recipe.optimization, name)}
+    others = {name: value for name, value in values.items() if name not in of_optimization}
+    return replace(recipe, optimization=replace(recipe.optimization, **of_optimization), **others)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str, least: int = 0) -> int:
+    value = int(text)
+    if value < least:
+        raise ValueError(text)
+    return value
+
+
+def _sampler(text: str) -> MakeSampler:
+    from nni_nas_consistency.recipes import strict_fair, uniform
+
+    return {"fair": strict_fair, "uniform": uniform}[text]
 
 
 def scorer_of(scorer: ScorerWord) -> Scorer:
