@@ -98,7 +98,7 @@ NAZARICK = Recipe(
 
 SHORT = replace(
     NAZARICK,
-    optimization=replace(NAZARICK.optimization, epochs=12, warmup_steps=390),
+    optimization=replace(NAZARICK.optimization, epochs=12, lr=0.4, warmup_steps=390),
     n=6,
     distill_from=6,
 )
