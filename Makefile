@@ -1,9 +1,15 @@
-# make quickstart | test | check | clean; each makes .venv first if it is missing
+# make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
+# of `make reproduce`
+RECIPE ?= short
+PRECISION ?= bf16-mixed
+DATA ?= data
+REFERENCE ?= reference_accuracies_300.json
+RUN = runs/$(RECIPE)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint types check clean
+.PHONY: install quickstart reproduce test lint types check clean
 
 install: $(VENV)/installed
 
@@ -15,6 +21,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 quickstart: install
 	$(BIN)/nni-consistency quickstart
+
+# the table "Measured" of the README, from data to figures: hours on a CPU; run again, it goes on where it was
+reproduce: install
+	$(BIN)/nni-consistency train --recipe $(RECIPE) --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(RUN) $(if $(wildcard $(RUN)/checkpoints/last.ckpt),--resume)
+	$(BIN)/python benchmarks/consistency.py --checkpoint $(RUN)/supernet.safetensors --data-root $(DATA) --reference $(REFERENCE) --out $(RUN)/consistency
 
 test: install
 	$(BIN)/python -m pytest

@@ -143,7 +143,7 @@ def finish(options: argparse.Namespace, seconds: Mapping[str, list[float]], figu
         content = {
             "command": " ".join(["python", *sys.argv]),
             "date": time.strftime("%Y-%m-%d"),
-            "machine": _machine(options.device),
+            "machine": machine(options.device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "settings": settings,
             "seconds": {name: [round(value, 6) for value in times] for name, times in seconds.items()},
@@ -154,7 +154,7 @@ def finish(options: argparse.Namespace, seconds: Mapping[str, list[float]], figu
         print(f"{name} {value:.4g}")
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

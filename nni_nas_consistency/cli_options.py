@@ -18,4 +18,6 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into; ma
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Archs = Annotated[Path, typer.Option("--archs", help="Released list of archs.")]
-Checkpoint = Annotated[Path, typer.Option("--checkpoint", help="supernet.safetensors of a training run.")]
+Checkpoint = Annotated[
+    Path, typer.Option("--checkpoint", help="supernet.safetensors of a training run, or resnet20-cifar100, shipped.")
+]

@@ -47,6 +47,37 @@ def test_overheads_are_told_for_this_project_and_for_nni():
         assert 0 < float(figures[f"{name}_ms"]) < float(figures[f"{name}_nni_ms"])
 
 
+def test_consistency_scores_ranks_and_keeps_the_figures_but_no_reference_accuracy(tmp_path):
+    train = ["train", "--recipe", "digits", "--data", "digits", "--epochs", "1", "--n", "3", "--train-images", "64"]
+    nni_consistency(*train, "--out", tmp_path)
+    reference = ROOT / "nni_nas_consistency" / "data" / "digits" / "reference.json"
+    where = ["--space", "digits", "--data", "digits", "--reference", reference, "--out", tmp_path / "found"]
+    options = ["--checkpoint", tmp_path / "supernet.safetensors", *where, "--json", tmp_path / "found.json"]
+    command = [sys.executable, "-W", "ignore", ROOT / "benchmarks" / "consistency.py", *options]
+    done = subprocess.run([*command, "--images", "50", "--flip"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "found.json").read_text())
+    ranked = json.loads(
+        nni_consistency("rank", tmp_path / "found/scores.json", reference, "--space", "digits", "--json")
+    )
+    assert written["consistency"] == ranked and ranked["scores"]["n"] == 64
+    assert f"{ranked['scores']['kendall']['value']:.4f}" in done.stdout and "params" in done.stdout
+    assert written["training"]["n"] == 3 and written["training"]["epochs"] == 1 and written["training"]["seconds"] >= 0
+    assert written["scoring"]["images"] == 50 and written["scoring"]["flip"] is True
+    assert 0 < written["scoring_seconds"] < 300
+    accuracies = {str(arch["acc"]) for arch in json.loads(reference.read_text()).values()}
+    assert not accuracies & set(re.findall(r"[\d.]+", (tmp_path / "found.json").read_text()))
+    assert (tmp_path / "found" / "scatter.png").is_file()
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 1 and "give another --out" in again.stderr
+
+
+def nni_consistency(*words):
+    command = [sys.executable, "-m", "nni_nas_consistency", *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+
+
 def test_the_readme_quotes_the_committed_figures():
     readme = (ROOT / "README.md").read_text()
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):

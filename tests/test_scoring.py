@@ -5,6 +5,9 @@ import torch
 from helpers import BOTH_SHORTCUTS, random_archs, random_batch, tiny_supernet
 from torch.optim.swa_utils import update_bn
 
+from nni_nas_consistency.augmentation import DIGITS_TEST, normalise
+from nni_nas_consistency.datasets import digits
+from nni_nas_consistency.evaluators import image_scoring
 from nni_nas_consistency.scoring.subnet import Scoring, score_archs, score_network, score_one_by_one
 from nni_nas_consistency.supernet.active import logits_of, set_active_subnet
 
@@ -136,3 +139,36 @@ def test_blocks_are_scored_arch_by_arch_in_order():
     assert [len(block) for block in blocks] == [2, 3]
     assert blocks[0] + blocks[1] == list(score_archs(supernet, archs, scoring()))
     assert told == [1] * 5
+
+
+def test_mirrored_images_and_other_orders_are_scored_as_further_batches():
+    images = digits(train=False).first(50)
+    settings = {"batch_size": 20, "dtype": torch.float64}
+    plain, mirrored, shuffled, all_of_it = (
+        list(image_scoring(images, DIGITS_TEST, **settings, **views).test())
+        for views in ({}, {"flip": True}, {"orders": 2}, {"orders": 2, "flip": True})
+    )
+    assert [len(y) for _, y in all_of_it] == 4 * [20, 20, 10]
+    x, y = (torch.cat(parts) for parts in zip(*plain, strict=True))
+    assert torch.equal(x, normalise(images.x, DIGITS_TEST).double()) and torch.equal(y, images.y)
+    for batch, (flipped, labels) in zip(plain, mirrored[3:], strict=True):
+        assert torch.equal(flipped, batch[0].flip(-1)) and torch.equal(labels, batch[1])
+    moved, labels = (torch.cat(parts) for parts in zip(*shuffled[3:], strict=True))
+    assert not torch.equal(moved, x)
+    place = [int((x == image).flatten(1).all(1).nonzero()[0, 0]) for image in moved]
+    assert len(set(place)) > 45 and torch.equal(y[place], labels)  # a few digits are the same image twice
+    assert torch.equal(all_of_it[9][0], all_of_it[3][0].flip(-1))
+
+
+def test_the_score_over_several_views_is_their_mean():
+    supernet, images = tiny_supernet(), digits(train=False).first(40)
+    arch, settings = random_archs(supernet.form, 1)[0], {"batch_size": 20, "dtype": torch.float64}
+
+    def score(scored):
+        return next(score_archs(supernet, [arch], scored))
+
+    both = score(image_scoring(images, DIGITS_TEST, **settings, orders=2))
+    batches = list(image_scoring(images, DIGITS_TEST, **settings, orders=2).test())
+    alone = [score(Scoring("loss", "batch", lambda part=part: iter(part))) for part in (batches[:2], batches[2:])]
+    assert alone[0] != alone[1]
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-12)

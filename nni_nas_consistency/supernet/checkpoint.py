@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from safetensors.torch import save_file
 from nni_nas_consistency.arch import InputError
 
 FORMAT = "nni-nas-consistency supernet 1"
+
+SHIPPED = Path(str(files("nni_nas_consistency"))) / "data"
+"""Where the supernets that come with the package are; next to each, in a JSON file of its name, what it reached."""
 
 
 class CheckpointError(InputError):
@@ -47,21 +51,23 @@ def load_supernet(path: Path, supernet: Any) -> dict[str, Any]:
     """Load weights into a supernet and return what made them.
 
     Args:
-        path: The file.
+        path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
         supernet: A chain space after `make_supernet`, of the same space as the file's.
 
     Raises:
         CheckpointError: There is no such file, it is no supernet of ours, or of another space.
     """
+    shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path if path.exists() else shipped.get(str(path), path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise CheckpointError(f"{path}: is no supernet checkpoint; `nni-consistency train` writes one")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}); give the supernet.safetensors of a training run"
+            f"{path}: cannot be read ({error}); give the supernet.safetensors of a training run, or one of those that "
+            f"come with the package: {', '.join(sorted(shipped))}"
         ) from error
     written, wanted = json.loads(metadata["space"]), _identity(supernet)
     if written != wanted:
