@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nni_nas_consistency.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation
-from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
+from nni_nas_consistency.strategies.sampling import ParamsSampler, Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.supernet.active import Space
 
 MakeSampler = Callable[[Space, torch.Generator], Sampler]
@@ -83,6 +83,11 @@ def strict_fair(space: Space, generator: torch.Generator) -> Sampler:
 def uniform(space: Space, generator: torch.Generator) -> Sampler:
     """Return what draws every arch with the same probability."""
     return UniformSampler(space.form, generator)
+
+
+def by_params(space: Space, generator: torch.Generator) -> Sampler:
+    """Return what draws archs in proportion to their parameters."""
+    return ParamsSampler(space.form, generator, params=lambda arch: space.complexity(arch).params)
 
 
 NAZARICK = Recipe(

@@ -128,7 +128,7 @@ def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         **dict.fromkeys(("sandwich", "distill"), ({"true": True, "false": False}.__getitem__, "true or false")),
         "distill_from": (_count, "an epoch, the first being 0"),
         "grad_clip": (lambda text: None if text == "none" else _number(text), "a number of at least 0, or none"),
-        "sampler": (_sampler, "fair or uniform"),
+        "sampler": (_sampler, "fair, uniform or params"),
     }
     values: dict[str, Any] = {}
     for change in changes:
@@ -160,9 +160,9 @@ def _count(text: str, least: int = 0) -> int:
 
 
 def _sampler(text: str) -> MakeSampler:
-    from nni_nas_consistency.recipes import strict_fair, uniform
+    from nni_nas_consistency.recipes import by_params, strict_fair, uniform
 
-    return {"fair": strict_fair, "uniform": uniform}[text]
+    return {"fair": strict_fair, "uniform": uniform, "params": by_params}[text]
 
 
 def scorer_of(scorer: ScorerWord) -> Scorer:

@@ -7,7 +7,8 @@ import torch
 
 from nni_nas_consistency.arch import InputError
 from nni_nas_consistency.datasets import Images, digits
-from nni_nas_consistency.recipes import ANS, DIGITS, NAZARICK, SHORT, strict_fair, uniform
+from nni_nas_consistency.recipes import ANS, DIGITS, NAZARICK, SHORT, by_params, strict_fair, uniform
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.words import recipe_of
 
 COLOUR = Images(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 100)
@@ -54,6 +55,7 @@ def test_the_number_of_archs_a_batch_can_be_another():
         ("grad_clip=1.5", replace(SHORT, grad_clip=1.5)),
         ("grad_clip=none", replace(SHORT, grad_clip=None)),
         ("sampler=uniform", replace(SHORT, sampler=uniform)),
+        ("sampler=params", replace(SHORT, sampler=by_params)),
         ("sampler=fair", replace(SHORT, sampler=strict_fair)),
     ],
 )
@@ -79,9 +81,20 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
         ("warmup_steps=1.5", r"warmup_steps is a whole number of at least 0, not '1.5'$"),
         ("sandwich=no", r"sandwich is true or false, not 'no'$"),
         ("grad_clip=-2", r"grad_clip is a number of at least 0, or none, not '-2'$"),
-        ("sampler=greedy", r"sampler is fair or uniform, not 'greedy'$"),
+        ("sampler=greedy", r"sampler is fair, uniform or params, not 'greedy'$"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused_and_says_what_can(change, told):
     with pytest.raises(InputError, match=told):
         recipe_of("short", COLOUR, changes=[change])
+
+
+def test_each_sampler_draws_from_the_whole_space_in_its_own_way():
+    space, draws = ResNet20Space(10, 1, 8, width_unit=1), 64
+    params = {
+        make: [space.complexity(arch).params for arch in make(space, torch.Generator().manual_seed(0)).draw(draws)]
+        for make in (strict_fair, uniform, by_params)
+    }
+    assert sum(params[by_params]) > 1.1 * sum(params[uniform])
+    codes = [arch.choices for arch in strict_fair(space, torch.Generator().manual_seed(0)).draw(draws)]
+    assert all(len({column.count(width) for width in set(column)}) == 1 for column in zip(*codes, strict=True))

@@ -1,0 +1,102 @@
+"""The supernet that comes with the package: its file, the figures told of it, and that it scores as they say."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import shared_data
+
+from nni_nas_consistency.arch import RESNET20
+from nni_nas_consistency.ranking import kendall_tau
+from nni_nas_consistency.released import read_released, read_scores
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.supernet.active import logits_of
+from nni_nas_consistency.supernet.checkpoint import CheckpointError, load_supernet
+from nni_nas_consistency.supernet.slimmable import make_supernet
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "resnet20-cifar100"
+DATA = Path(str(files("nni_nas_consistency"))) / "data"
+TOLD = json.loads((DATA / f"{NAME}.json").read_text())
+MEASURED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "measured").glob("*.json"))}
+
+
+def test_the_supernet_is_loaded_by_its_name_and_is_the_one_of_the_figures():
+    supernet = make_supernet(ResNet20Space(100))
+    assert load_supernet(Path(NAME), supernet) == TOLD["training"]
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    largest, smallest = (logits_of(supernet.train(), images, arch) for arch in (supernet.largest, supernet.smallest))
+    assert torch.isfinite(largest).all() and largest.std() > 2 * smallest.std() > 0  # trained: the largest is surer
+    assert (DATA / f"{NAME}.safetensors").stat().st_size < 5_000_000
+
+
+def test_a_file_of_that_name_comes_first_and_unknown_names_list_what_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"^missing: .* come with the package: {NAME}"):
+        load_supernet(Path("missing"), make_supernet(ResNet20Space(100)))
+    Path(NAME).write_text("no supernet")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_supernet(Path(NAME), make_supernet(ResNet20Space(100)))
+
+
+def test_the_shipped_supernet_ranks_better_than_counting_parameters_or_macs():
+    scores, params, macs = (TOLD["consistency"][name] for name in ("scores", "params", "MACs"))
+    assert scores["n"] == 300 and TOLD["scoring"]["images"] == 10_000
+    for measure in ("kendall", "pearson", "spearman"):
+        assert scores[measure]["low"] > max(params[measure]["value"], macs[measure]["value"])
+
+
+def test_no_committed_figure_names_a_folder_of_the_machine():
+    for told in (TOLD, *MEASURED.values()):
+        assert not re.search(r"[\" ]/\w", json.dumps(told))
+
+
+def test_the_shipped_supernet_scores_the_real_list_as_the_figures_say(tmp_path):
+    reference = shared_data("cvpr2021", "reference_accuracies_300.json")
+    build = shared_data("cifar100", "build.py")
+    subprocess.run([sys.executable, build, tmp_path], check=True, timeout=120, cwd=build.parent, capture_output=True)
+    words = ["score", "--checkpoint", NAME, "--data-root", tmp_path, "--archs", reference, "--limit", 40]
+    command = [sys.executable, "-m", "nni_nas_consistency", *words, "--images", 1024, "--out", tmp_path / "scores.json"]
+    subprocess.run(list(map(str, command)), check=True, timeout=500)
+    written = read_scores(tmp_path / "scores.json", RESNET20)
+    assert written.provenance["weights"] == TOLD["scoring"]["weights"]
+    accuracies = read_released(reference, RESNET20)
+    pairs = [(score, float(accuracies[name].acc)) for name, (_, score) in written.scores.items()]
+    tau = kendall_tau(*zip(*pairs, strict=True))
+    assert len(pairs) == 40 and abs(tau - TOLD["consistency"]["scores"]["kendall"]["value"]) < 0.15
+
+
+def cells(interval):
+    """Return a correlation as the tables write it."""
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_the_table_of_results_is_what_the_shipped_figures_hold(page):
+    text = (ROOT / page).read_text()
+    for column in TOLD["consistency"].values():
+        assert f"| {cells(column['pearson'])} | {cells(column['kendall'])} | 300 |" in text
+    assert f"{TOLD['training']['seconds'] / 60:.0f} min" in text
+    assert f"{TOLD['scoring_seconds'] / 60:.0f} min" in text
+
+
+def test_every_figure_of_the_page_is_in_a_committed_file():
+    text = (ROOT / "docs" / "measured.md").read_text()
+    assert len(MEASURED) >= 5
+    for name, told in MEASURED.items():
+        found = told["consistency"]["scores"]
+        assert re.search(rf"\[.*\]\(measured/{name}\.json\).*{re.escape(cells(found['pearson']))}", text), name
+        assert re.search(rf"\[.*\]\(measured/{name}\.json\).*{re.escape(cells(found['kendall']))}", text), name
+    quoted = set(re.findall(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", text))
+    known = {
+        cells(column[measure])
+        for told in (TOLD, *MEASURED.values())
+        for column in told["consistency"].values()
+        for measure in ("kendall", "pearson", "spearman")
+    }
+    assert quoted <= known
