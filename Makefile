@@ -1,6 +1,6 @@
 # make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
-# of `make reproduce`
+# of `make reproduce`; PRECISION=32-true where the processor has no bfloat16 instructions
 RECIPE ?= short
 PRECISION ?= bf16-mixed
 DATA ?= data
@@ -24,8 +24,12 @@ quickstart: install
 
 # the table "Measured" of the README, from data to figures: hours on a CPU; run again, it goes on where it was
 reproduce: install
-	$(BIN)/nni-consistency train --recipe $(RECIPE) --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(RUN) $(if $(wildcard $(RUN)/checkpoints/last.ckpt),--resume)
+	@test -f $(REFERENCE) || { echo "$(REFERENCE): no such file; give REFERENCE=FILE, archs with reference accuracies in released form"; exit 2; }
+	$(MAKE) $(RUN)/supernet.safetensors
 	$(BIN)/python benchmarks/consistency.py --checkpoint $(RUN)/supernet.safetensors --data-root $(DATA) --reference $(REFERENCE) --out $(RUN)/consistency
+
+$(RUN)/supernet.safetensors:
+	$(BIN)/nni-consistency train --recipe $(RECIPE) --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(RUN) $(if $(wildcard $(RUN)/checkpoints/last.ckpt),--resume)
 
 test: install
 	$(BIN)/python -m pytest
@@ -40,4 +44,4 @@ types: install
 check: lint types test
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

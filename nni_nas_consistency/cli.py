@@ -99,13 +99,14 @@ def score(
         orders=orders,
         flip=flip,
     )
+    views: dict[str, Json] = {**({"orders": orders} if orders > 1 else {}), **({"flip": flip} if flip else {})}
     provenance = {"space": space, "checkpoint": about, "list": archs.name, "data": data, "images": len(test)}
     scored = score_list(
         supernet.double().to(place) if precision == "float64" else supernet.to(place),
         listed,
         scoring,
         out=out,
-        provenance={**provenance, "batch_size": batch_size, "precision": precision, "orders": orders, "flip": flip},
+        provenance={**provenance, **views, "batch_size": batch_size, "precision": precision},
         shard=part,
         scorer=words.scorer_of(scorer),
         progress=progress,

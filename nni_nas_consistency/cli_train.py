@@ -30,10 +30,11 @@ def train(
     data: DataOption = "cifar100",
     data_root: RootOption = None,
     out: OutFolder = Path("runs/train"),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's; its warm-up moves along.")] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Archs a batch, instead of the recipe's.")] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: another setting of the recipe, such as lr=0.2.")
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE, such as lr=0.2, any number of times; --set help lists them."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     seed: SeedOption = 0,
@@ -68,13 +69,13 @@ def train(
         accelerator="cpu" if place == "cpu" else "gpu",
         write=say,
     )
-    settings: dict[str, Json] = {"recipe": recipe, "epochs": chosen.optimization.epochs, "n": chosen.n, "seed": seed}
-    settings |= {"data": data, "images": len(images), "precision": precision, "set": list(changes or [])}
+    settings: dict[str, Json] = {"recipe": recipe, **chosen.settings(), "seed": seed}
+    settings |= {"data": data, "images": len(images), "precision": precision}
     begin_run(run, settings)
     val = test.first(min(val_images, len(test)))
     supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
-    about = words.provenance() | settings | {"seconds": round(run.timer.time_elapsed("train"))}
-    save_supernet(out / "supernet.safetensors", supernet, about)
+    spent: dict[str, Json] = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
+    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | settings | spent)
     print(out / "supernet.safetensors")
 
 

@@ -112,7 +112,7 @@ class TrainingRun:
     precision: Any = "32-true"
     accelerator: str = "auto"
     write: Callable[[str], None] = print
-    timer: Timer = field(default_factory=Timer)
+    timer: Timer = field(default_factory=Timer, compare=False)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -164,8 +164,11 @@ def training_evaluator(
         raise InputError(f"{run.last_checkpoint}: no checkpoint to resume from; start without --resume")
     batches = Batches(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
     plain = Augmentation(augmentation.mean, augmentation.std)
-    checkpoint = ModelCheckpoint(
-        run.last_checkpoint.parent, save_last=True, save_top_k=0, every_n_train_steps=run.checkpoint_steps
+    checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
+        run.last_checkpoint.parent,
+        run.last_checkpoint.stem,
+        every_n_train_steps=run.checkpoint_steps,
+        enable_version_counter=False,
     )
     trainer = Trainer(
         max_epochs=optimization.epochs,
@@ -211,9 +214,17 @@ def image_scoring(
         train: Images for `bn="train"`.
         dtype: Of the normalised images, and so of all features; statistics and losses of half precision are float32.
         orders: How often each image is scored, at least 1: first in the order of the data set, then in shuffled ones.
-            With `bn="batch"` the mean is so taken over this many compositions of its batch.
+            The mean is so taken over this many compositions of its batch; for `bn="batch"` only.
         flip: Whether each image is also scored mirrored, left to right, and the mean taken.
+
+    Raises:
+        InputError: Several orders where no other image of a batch matters.
     """
+    if orders > 1 and (bn != "batch" or batch_size >= len(test)):
+        raise InputError(
+            f"{orders} orders change nothing with statistics {bn!r} and {len(test)} images in batches of "
+            f"{batch_size}; several orders are for 'batch' and more than one batch"
+        )
     views = [test, *(_shuffled(test, order) for order in range(1, orders))]
     views += [replace(view, x=view.x.flip(-1)) for view in views] if flip else []
     scored = [(x.to(dtype), y) for view in views for x, y in test_batches(view, augmentation, batch_size)]

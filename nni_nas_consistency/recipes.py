@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -12,7 +12,14 @@ from nni_nas_consistency.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGIT
 from nni_nas_consistency.strategies.sampling import ParamsSampler, Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.supernet.active import Space
 
-MakeSampler = Callable[[Space, torch.Generator], Sampler]
+
+class MakeSampler(Protocol):
+    """Makes the sampler of a space; its name is told where a run notes its settings."""
+
+    __name__: str
+
+    def __call__(self, space: Space, generator: torch.Generator) -> Sampler:
+        """Return the sampler."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,12 @@ class Recipe:
         share = epochs / self.optimization.epochs
         warmup_steps = round(self.optimization.warmup_steps * share)
         optimization = replace(self.optimization, epochs=epochs, warmup_steps=warmup_steps)
-        return replace(self, optimization=optimization, distill_from=round(self.distill_from * share))
+        return replace(self, optimization=optimization, distill_from=math.ceil(self.distill_from * share))
+
+    def settings(self) -> dict[str, float | str | None]:
+        """Return everything in which two runs of a recipe can differ, as plain JSON values."""
+        own = {"n": self.n, "sandwich": self.sandwich, "distill": self.distill, "distill_from": self.distill_from}
+        return {**asdict(self.optimization), **own, "grad_clip": self.grad_clip, "sampler": self.sampler.__name__}
 
 
 def strict_fair(space: Space, generator: torch.Generator) -> Sampler:

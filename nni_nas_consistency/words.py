@@ -127,8 +127,8 @@ def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         "warmup_steps": (_count, "a whole number of at least 0"),
         **dict.fromkeys(("sandwich", "distill"), ({"true": True, "false": False}.__getitem__, "true or false")),
         "distill_from": (_count, "an epoch, the first being 0"),
-        "grad_clip": (lambda text: None if text == "none" else _number(text), "a number of at least 0, or none"),
-        "sampler": (_sampler, "fair, uniform or params"),
+        "grad_clip": (lambda text: None if text == "none" else _above_zero(text), "a number above 0, or none"),
+        "sampler": (_sampler, "strict-fair, uniform or params"),
     }
     values: dict[str, Any] = {}
     for change in changes:
@@ -142,12 +142,24 @@ def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             raise InputError(f"--set {change}: {name} is {allowed}, not {text!r}") from error
     of_optimization = {name: value for name, value in values.items() if hasattr(recipe.optimization, name)}
     others = {name: value for name, value in values.items() if name not in of_optimization}
-    return replace(recipe, optimization=replace(recipe.optimization, **of_optimization), **others)
+    changed = replace(recipe, optimization=replace(recipe.optimization, **of_optimization), **others)
+    if changed.distill and not changed.sandwich:
+        raise InputError("without the sandwich rule there is no teacher; add --set distill=false")
+    if "distill_from" in values and not changed.distill:
+        raise InputError(f"--set distill_from={changed.distill_from}: nothing is distilled; leave it out")
+    return changed
 
 
 def _number(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _number(text)
+    if value == 0:
         raise ValueError(text)
     return value
 
@@ -162,7 +174,7 @@ def _count(text: str, least: int = 0) -> int:
 def _sampler(text: str) -> MakeSampler:
     from nni_nas_consistency.recipes import by_params, strict_fair, uniform
 
-    return {"fair": strict_fair, "uniform": uniform, "params": by_params}[text]
+    return {"strict-fair": strict_fair, "uniform": uniform, "params": by_params}[text]
 
 
 def scorer_of(scorer: ScorerWord) -> Scorer:

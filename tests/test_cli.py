@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nni_nas_consistency.arch import DIGITS
 from nni_nas_consistency.released import read_released, read_scores
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.supernet.slimmable import make_supernet
 
 
 def run(*words, code=0, timeout=200):
@@ -73,6 +77,29 @@ def test_a_run_is_resumed_with_its_own_settings_only(folder):
     assert "was started with epochs 1, not 2; resume with the same settings" in line
 
 
+def test_settings_of_the_recipe_can_be_changed_word_by_word(tmp_path):
+    options = ["--recipe", "digits", "--data", "digits", "--epochs", 1, "--n", 3, "--train-images", 64]
+    options += ["--val-images", 20, "--set", "lr=0", "--set", "sampler=uniform"]
+    run("train", *options, "--out", tmp_path)
+    torch.manual_seed(0)
+    untrained = dict(make_supernet(ResNet20Space(10, 1, 8, width_unit=1)).named_parameters())
+    trained = load_file(tmp_path / "supernet.safetensors")
+    assert untrained and all(torch.equal(trained[name], weight) for name, weight in untrained.items())
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert (settings["lr"], settings["sampler"], settings["distill_from"]) == (0, "uniform", 1)
+    told = only_line(run("train", *options, "--set", "sandwich=false", "--out", tmp_path, code=2))
+    assert "add --set distill=false" in told and json.loads((tmp_path / "settings.json").read_text()) == settings
+
+
+def test_mirrored_images_and_other_orders_reach_the_scorer(folder, tmp_path):
+    scored = set()
+    for views in ([], ["--flip"], ["--orders", 2], ["--orders", 2, "--flip"]):
+        out = tmp_path / f"scores{len(scored)}.json"
+        run("score", *score_options(folder), "--batch-size", 32, "--limit", 2, *views, "--out", out)
+        scored.add(read_scores(out, DIGITS).provenance["scored_images"])
+    assert len(scored) == 4
+
+
 def test_scores_and_submission_have_the_lists_archs(folder):
     listed = read_released(folder / "list.json", DIGITS)
     scores = read_scores(folder / "scores.json", DIGITS)
@@ -132,6 +159,11 @@ def test_standalone_keeps_finished_seeds_and_tells_how_well_they_agree(folder):
         (["train", "--data", "digits", "--recipe", "digits", "--train-images", "9", "--out", "{tmp}"], "make no batch"),
         (["train", "--data", "digits", "--device", "tpu"], "device 'tpu' is not here; allowed are auto, cpu"),
         (["score", "--shard", "3/2"], "shard 3/2 does not exist"),
+        (["score", "--orders", "2", "--bn", "test"], "2 orders change nothing with statistics 'test'"),
+        (
+            ["score", "--orders", "2", "--batch-size", "64"],
+            "2 orders change nothing with statistics 'batch' and 64 images",
+        ),
         (["score", "--checkpoint", "none.safetensors"], "none.safetensors: cannot be read"),
     ],
 )

@@ -1,6 +1,7 @@
 """SandwichStrategy with the real NNI experiment and the real Lightning trainer."""
 
 import dataclasses
+import json
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 from helpers import keep_nni_in
 from nni.nas.evaluator.pytorch import Classification, DataLoader
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
@@ -161,9 +163,10 @@ class Poisoned:
             yield (images * float("nan") if index == self.at else images), labels
 
 
-def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("often", [["--epochs", "3", "--checkpoint-steps", "1"], ["--epochs", "9"]])
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights_and_counts_its_seconds_on(tmp_path, often):
     command = [sys.executable, "-m", "nni_nas_consistency", "train", "--recipe", "digits", "--data", "digits"]
-    command += ["--epochs", "3", "--n", "3", "--train-images", "320", "--val-images", "20", "--checkpoint-steps", "1"]
+    command += ["--n", "3", "--train-images", "320", "--val-images", "20", *often]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--out", whole], check=True, capture_output=True, timeout=200)
 
@@ -176,8 +179,18 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(tmp_path):
         assert run.poll() is None, "the run ended before it could be killed"
         run.send_signal(signal.SIGKILL)
     assert not (broken / "supernet.safetensors").exists()
+    state = torch.load(first, weights_only=False)
+    state["callbacks"]["Timer"]["time_elapsed"]["train"] += 1000
+    torch.save(state, first)
     subprocess.run([*command, "--out", broken, "--resume"], check=True, capture_output=True, timeout=200)
     assert_same(load_file(whole / "supernet.safetensors"), load_file(broken / "supernet.safetensors"))
+    assert 0 < seconds_of(whole) < 200 and 1000 < seconds_of(broken) < 1200
+    assert [path.name for path in first.parent.iterdir()] == ["last.ckpt"]
+
+
+def seconds_of(folder):
+    with safe_open(folder / "supernet.safetensors", framework="pt") as file:
+        return json.loads(file.metadata()["about"])["seconds"]
 
 
 def test_it_trains_under_nnis_own_classification_evaluator(tmp_path):

@@ -10,6 +10,9 @@ from test_scoring import EVERY_BN, EVERY_METRIC, TEST, guessing_supernet, scorin
 from torch import nn
 
 from nni_nas_consistency.arch import InputError
+from nni_nas_consistency.augmentation import DIGITS_TEST
+from nni_nas_consistency.datasets import digits
+from nni_nas_consistency.evaluators import image_scoring
 from nni_nas_consistency.scoring import blocks, prefix
 from nni_nas_consistency.scoring.blocks import Layout, image_blocks, layout_for
 from nni_nas_consistency.scoring.prefix import score_prefixes
@@ -48,6 +51,16 @@ def test_scores_are_those_of_the_plain_scorer(metric, bn, layout):
 
 def ranked(scores):
     return sorted(range(len(scores)), key=lambda i: (round(scores[i], 12), i))
+
+
+@pytest.mark.parametrize("layout", [None, Layout(4, 2)], ids=str)
+def test_smaller_batches_in_the_middle_of_the_list_are_scored_as_the_plain_scorer_does(layout):
+    supernet, images = guessing_supernet(), digits(train=False).first(50)
+    views = image_scoring(images, DIGITS_TEST, batch_size=20, dtype=torch.float64, orders=2, flip=True)
+    archs = relatives(supernet.form, n=8)
+    plain = list(score_archs(supernet, archs, views))
+    assert [len(labels) for _, labels in views.test()] == [20, 20, 10] * 4
+    assert scores_of(supernet, archs, views, layout=layout) == pytest.approx(plain, rel=1e-10)
 
 
 @EVERY_METRIC

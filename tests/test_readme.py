@@ -35,7 +35,7 @@ def test_every_command_of_the_readme_has_words_that_the_command_line_takes(line)
 def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {shlex.split(line, comments=True)[1] for line in commands() if line.startswith("make ")}
-    assert named == {"quickstart", "test"} and named <= targets
+    assert named == {"quickstart", "test", "reproduce"} and named <= targets
 
 
 def test_the_python_of_the_readme_runs(tmp_path):

@@ -8,14 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-import torch
 from helpers import shared_data
 
 from nni_nas_consistency.arch import RESNET20
-from nni_nas_consistency.ranking import kendall_tau
-from nni_nas_consistency.released import read_released, read_scores
+from nni_nas_consistency.released import read_scores
+from nni_nas_consistency.scoring.shards import _fingerprints
+from nni_nas_consistency.scoring.subnet import Scoring
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.supernet.active import logits_of
 from nni_nas_consistency.supernet.checkpoint import CheckpointError, load_supernet
 from nni_nas_consistency.supernet.slimmable import make_supernet
 
@@ -29,9 +28,8 @@ MEASURED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "
 def test_the_supernet_is_loaded_by_its_name_and_is_the_one_of_the_figures():
     supernet = make_supernet(ResNet20Space(100))
     assert load_supernet(Path(NAME), supernet) == TOLD["training"]
-    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    largest, smallest = (logits_of(supernet.train(), images, arch) for arch in (supernet.largest, supernet.smallest))
-    assert torch.isfinite(largest).all() and largest.std() > 2 * smallest.std() > 0  # trained: the largest is surer
+    nothing = Scoring("loss", "batch", lambda: [])
+    assert _fingerprints(supernet, {}, nothing)["weights"] == TOLD["scoring"]["weights"]
     assert (DATA / f"{NAME}.safetensors").stat().st_size < 5_000_000
 
 
@@ -57,18 +55,16 @@ def test_no_committed_figure_names_a_folder_of_the_machine():
 
 
 def test_the_shipped_supernet_scores_the_real_list_as_the_figures_say(tmp_path):
-    reference = shared_data("cvpr2021", "reference_accuracies_300.json")
+    archs = shared_data("cvpr2021", "reference_accuracies_300.json")
     build = shared_data("cifar100", "build.py")
     subprocess.run([sys.executable, build, tmp_path], check=True, timeout=120, cwd=build.parent, capture_output=True)
-    words = ["score", "--checkpoint", NAME, "--data-root", tmp_path, "--archs", reference, "--limit", 40]
-    command = [sys.executable, "-m", "nni_nas_consistency", *words, "--images", 1024, "--out", tmp_path / "scores.json"]
+    words = ["score", "--checkpoint", NAME, "--data-root", tmp_path, "--archs", archs, "--limit", 3]
+    command = [sys.executable, "-m", "nni_nas_consistency", *words, "--out", tmp_path / "scores.json"]
     subprocess.run(list(map(str, command)), check=True, timeout=500)
     written = read_scores(tmp_path / "scores.json", RESNET20)
     assert written.provenance["weights"] == TOLD["scoring"]["weights"]
-    accuracies = read_released(reference, RESNET20)
-    pairs = [(score, float(accuracies[name].acc)) for name, (_, score) in written.scores.items()]
-    tau = kendall_tau(*zip(*pairs, strict=True))
-    assert len(pairs) == 40 and abs(tau - TOLD["consistency"]["scores"]["kendall"]["value"]) < 0.15
+    scores = {name: score for name, (_, score) in written.scores.items()}
+    assert scores == pytest.approx(TOLD["first_scores"], rel=1e-4) and len(scores) == 3
 
 
 def cells(interval):
@@ -81,8 +77,7 @@ def test_the_table_of_results_is_what_the_shipped_figures_hold(page):
     text = (ROOT / page).read_text()
     for column in TOLD["consistency"].values():
         assert f"| {cells(column['pearson'])} | {cells(column['kendall'])} | 300 |" in text
-    assert f"{TOLD['training']['seconds'] / 60:.0f} min" in text
-    assert f"{TOLD['scoring_seconds'] / 60:.0f} min" in text
+    assert f"| {TOLD['training']['seconds'] / 60:.0f} min | {TOLD['scoring_seconds'] / 60:.0f} min |" in text
 
 
 def test_every_figure_of_the_page_is_in_a_committed_file():

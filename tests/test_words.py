@@ -35,6 +35,8 @@ def test_another_length_moves_warm_up_and_teacher_in_proportion():
     assert half.for_epochs(12) == SHORT
     assert recipe_of("nazarick", COLOUR, epochs=150).optimization.warmup_steps == 1000
     assert DIGITS.for_epochs(12).distill_from == 6
+    assert recipe_of("short", COLOUR, epochs=1).distill_from == 1  # never from an untrained teacher
+    assert NAZARICK.for_epochs(1).distill_from == 0
 
 
 def test_the_number_of_archs_a_batch_can_be_another():
@@ -49,18 +51,41 @@ def test_the_number_of_archs_a_batch_can_be_another():
         ("momentum=0", replace(SHORT, optimization=replace(SHORT.optimization, momentum=0.0))),
         ("batch_size=64", replace(SHORT, optimization=replace(SHORT.optimization, batch_size=64))),
         ("warmup_steps=0", replace(SHORT, optimization=replace(SHORT.optimization, warmup_steps=0))),
-        ("sandwich=false", replace(SHORT, sandwich=False)),
         ("distill=false", replace(SHORT, distill=False)),
         ("distill_from=3", replace(SHORT, distill_from=3)),
         ("grad_clip=1.5", replace(SHORT, grad_clip=1.5)),
         ("grad_clip=none", replace(SHORT, grad_clip=None)),
         ("sampler=uniform", replace(SHORT, sampler=uniform)),
         ("sampler=params", replace(SHORT, sampler=by_params)),
-        ("sampler=fair", replace(SHORT, sampler=strict_fair)),
+        ("sampler=strict-fair", replace(SHORT, sampler=strict_fair)),
     ],
 )
 def test_every_setting_can_be_changed(change, changed):
     assert recipe_of("short", COLOUR, changes=[change]) == changed
+
+
+def test_single_paths_are_two_changes():
+    changes = ["sandwich=false", "distill=false"]
+    assert recipe_of("short", COLOUR, changes=changes) == replace(SHORT, sandwich=False, distill=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["sandwich=false"], "without the sandwich rule there is no teacher; add --set distill=false"),
+        (["distill=false", "distill_from=3"], "--set distill_from=3: nothing is distilled; leave it out"),
+    ],
+)
+def test_changes_that_contradict_each_other_are_refused(changes, told):
+    with pytest.raises(InputError, match=f"^{told}$"):
+        recipe_of("short", COLOUR, changes=changes)
+
+
+def test_settings_tell_any_two_recipes_apart():
+    changes = ["lr=0.2", "sampler=uniform", "grad_clip=none", "distill=false", "weight_decay=1e-4", "batch_size=64"]
+    told = [recipe_of("short", COLOUR, changes=[change]).settings() for change in changes]
+    told += [SHORT.settings(), NAZARICK.settings(), ANS.settings(), recipe_of("short", COLOUR, n=5).settings()]
+    assert len({str(sorted(settings.items())) for settings in told}) == len(told)
 
 
 def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
@@ -80,8 +105,8 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
         ("warmup_steps=-1", r"warmup_steps is a whole number of at least 0, not '-1'$"),
         ("warmup_steps=1.5", r"warmup_steps is a whole number of at least 0, not '1.5'$"),
         ("sandwich=no", r"sandwich is true or false, not 'no'$"),
-        ("grad_clip=-2", r"grad_clip is a number of at least 0, or none, not '-2'$"),
-        ("sampler=greedy", r"sampler is fair, uniform or params, not 'greedy'$"),
+        ("grad_clip=0", r"grad_clip is a number above 0, or none, not '0'$"),
+        ("sampler=greedy", r"sampler is strict-fair, uniform or params, not 'greedy'$"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused_and_says_what_can(change, told):

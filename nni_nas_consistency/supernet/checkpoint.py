@@ -59,7 +59,7 @@ def load_supernet(path: Path, supernet: Any) -> dict[str, Any]:
     """
     shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
     try:
-        with safe_open(path if path.exists() else shipped.get(str(path), path), framework="pt") as file:
+        with safe_open(path if path.is_file() else shipped.get(str(path), path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise CheckpointError(f"{path}: is no supernet checkpoint; `nni-consistency train` writes one")
