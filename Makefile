@@ -1,11 +1,10 @@
 # make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
-# of `make reproduce`; PRECISION=32-true where the processor has no bfloat16 instructions
-RECIPE ?= short
+# of `make reproduce`; PRECISION=32-true where the processor has no bfloat16 instructions; RUN=nazarick on a GPU
+RUN ?= longer
 PRECISION ?= bf16-mixed
 DATA ?= data
 REFERENCE ?= reference_accuracies_300.json
-RUN = runs/$(RECIPE)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -25,11 +24,16 @@ quickstart: install
 # the table "Measured" of the README, from data to figures: hours on a CPU; run again, it goes on where it was
 reproduce: install
 	@test -f $(REFERENCE) || { echo "$(REFERENCE): no such file; give REFERENCE=FILE, archs with reference accuracies in released form"; exit 2; }
-	$(MAKE) $(RUN)/supernet.safetensors
-	$(BIN)/python benchmarks/consistency.py --checkpoint $(RUN)/supernet.safetensors --data-root $(DATA) --reference $(REFERENCE) --out $(RUN)/consistency
+	$(MAKE) runs/$(RUN)/supernet.safetensors
+	$(BIN)/python benchmarks/consistency.py --checkpoint runs/$(RUN)/supernet.safetensors --data-root $(DATA) --reference $(REFERENCE) --out runs/$(RUN)/consistency
 
-$(RUN)/supernet.safetensors:
-	$(BIN)/nni-consistency train --recipe $(RECIPE) --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(RUN) $(if $(wildcard $(RUN)/checkpoints/last.ckpt),--resume)
+TRAIN = $(BIN)/nni-consistency train --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(@D) $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
+
+runs/longer/supernet.safetensors: runs/short/supernet.safetensors
+	$(TRAIN) --recipe short --weights $< --set lr=0.2 --set distill_from=0 --seed 1
+
+runs/%/supernet.safetensors:
+	$(TRAIN) --recipe $*
 
 test: install
 	$(BIN)/python -m pytest

@@ -36,6 +36,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE, such as lr=0.2, any number of times; --set help lists them."),
     ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Train this supernet on: a file, or resnet20-cifar100.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     seed: SeedOption = 0,
     step: Annotated[Literal["auto", "stacked", "sliced"], typer.Option(help="How the archs of a batch run.")] = "auto",
@@ -51,7 +52,8 @@ def train(
 
     from nni_nas_consistency.evaluators import TrainingRun, begin_run
     from nni_nas_consistency.experiment import train_supernet
-    from nni_nas_consistency.supernet.checkpoint import save_supernet
+    from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet
+    from nni_nas_consistency.supernet.slimmable import make_supernet
 
     place = words.device_of(device)
     images, _ = words.images_of(data, data_root, train=True, download=download)
@@ -71,11 +73,15 @@ def train(
     )
     settings: dict[str, Json] = {"recipe": recipe, **chosen.settings(), "seed": seed}
     settings |= {"data": data, "images": len(images), "precision": precision}
+    about: dict[str, Json] = {}
+    if weights is not None:
+        settings["weights"] = str(weights)
+        about["trained_on_from"] = load_supernet(weights, make_supernet(space))
     begin_run(run, settings)
     val = test.first(min(val_images, len(test)))
     supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
-    spent: dict[str, Json] = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
-    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | settings | spent)
+    about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
+    save_supernet(out / "supernet.safetensors", supernet, words.provenance() | settings | about)
     print(out / "supernet.safetensors")
 
 

@@ -141,7 +141,7 @@ def train_supernet(
 
     Args:
         space: The search space; it becomes the supernet, in place. Its first weights are torch's, so seed torch before
-            it is made.
+            it is made. A supernet is trained on, from the weights it has.
         recipe: How to train.
         train: Training images, on the device that trains.
         val: Images that validation follows the largest, the smallest and a few other archs on.

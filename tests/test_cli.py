@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from nni_nas_consistency.arch import DIGITS
 from nni_nas_consistency.released import read_released, read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.supernet.checkpoint import load_supernet
 from nni_nas_consistency.supernet.slimmable import make_supernet
 
 
@@ -91,6 +92,21 @@ def test_settings_of_the_recipe_can_be_changed_word_by_word(tmp_path):
     assert "add --set distill=false" in told and json.loads((tmp_path / "settings.json").read_text()) == settings
 
 
+def test_a_trained_supernet_is_trained_on_from_its_weights(folder, tmp_path):
+    weights = folder / "run" / "supernet.safetensors"
+    options = ["--recipe", "digits", "--data", "digits", "--epochs", 1, "--n", 3, "--train-images", 64]
+    options += ["--val-images", 20, "--out", tmp_path]
+    run("train", *options, "--set", "lr=0", "--seed", 1, "--weights", weights)
+    supernet = make_supernet(ResNet20Space(10, 1, 8, width_unit=1))
+    before, after = load_file(weights), load_file(tmp_path / "supernet.safetensors")
+    same = {name: torch.equal(before[name], after[name]) for name, _ in supernet.named_parameters()}
+    assert same and all(same.values())
+    about = load_supernet(tmp_path / "supernet.safetensors", supernet)
+    assert about["trained_on_from"] == load_supernet(weights, supernet) and about["weights"] == str(weights)
+    told = only_line(run("train", *options, "--set", "lr=0", "--seed", 1, "--resume", code=2))
+    assert f"was started with weights '{weights}', not None" in told
+
+
 def test_mirrored_images_and_other_orders_reach_the_scorer(folder, tmp_path):
     scored = set()
     for views in ([], ["--flip"], ["--orders", 2], ["--orders", 2, "--flip"]):
@@ -157,6 +173,10 @@ def test_standalone_keeps_finished_seeds_and_tells_how_well_they_agree(folder):
             "n is 1; it must be at least 2",
         ),
         (["train", "--data", "digits", "--recipe", "digits", "--train-images", "9", "--out", "{tmp}"], "make no batch"),
+        (
+            ["train", "--data", "digits", "--recipe", "digits", "--weights", "resnet20-cifar100", "--out", "{tmp}"],
+            "resnet20-cifar100: holds a supernet of another space: ",
+        ),
         (["train", "--data", "digits", "--device", "tpu"], "device 'tpu' is not here; allowed are auto, cpu"),
         (["score", "--shard", "3/2"], "shard 3/2 does not exist"),
         (["score", "--orders", "2", "--bn", "test"], "2 orders change nothing with statistics 'test'"),

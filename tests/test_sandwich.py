@@ -1,5 +1,8 @@
 """The sandwich step against gradients that are written out arch by arch, and the losses against their definitions."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,6 +98,34 @@ def test_stacked_and_sliced_steps_agree(distill):
     torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
     assert_close(gradients_of(stacked), gradients_of(sliced))
     assert_close(dict(stacked.named_buffers()), dict(sliced.named_buffers()))
+
+
+ON_THREADS = """
+import sys, torch
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.strategies.sandwich import sandwich_step
+from nni_nas_consistency.supernet.slimmable import make_supernet
+
+def gradients(threads, dtype):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    supernet = make_supernet(ResNet20Space(100)).to(dtype)
+    images = torch.randn(128, 3, 32, 32).to(dtype)
+    for _ in range(3):
+        sandwich_step(supernet, images, torch.arange(128) % 100, [supernet.smallest], distill=False)
+    return {name: p.grad.double() for name, p in supernet.named_parameters() if p.grad is not None}
+
+right = gradients(1, torch.float64)
+for name, gradient in gradients(int(sys.argv[1]), torch.float32).items():
+    assert (gradient - right[name]).norm() <= 1e-3 * right[name].norm() + 1e-6, name
+"""
+
+
+@pytest.mark.parametrize("threads", [3, 6])
+def test_a_step_on_a_number_of_threads_that_onednn_fails_on_is_right(threads):
+    command = [sys.executable, "-c", ON_THREADS, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
 
 
 def test_the_defaults_are_distilled_and_sliced():

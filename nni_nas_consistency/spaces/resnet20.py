@@ -139,20 +139,27 @@ class ResidualExit(nn.Module):
 
 
 class Projection(OptionalModule):
-    """Shortcut: 1×1 conv and batch norm; identity instead where it is not always there and the widths are equal."""
+    """Shortcut: 1×1 conv and batch norm; identity instead where it is not always there and the widths are equal.
+
+    The stride is taken before the conv, which comes to the same: oneDNN's strided 1×1 convs of fewer than 16 channels
+    write past their memory in backward (its issue 6035), which killed training on 3, 5, 6, 7 or 12 threads.
+    """
 
     def __init__(self, width_in: Width, width_out: Width, stride: int, *, always: bool) -> None:
         super().__init__()
         self.widths = width_in, width_out
+        self.stride = stride
         self.always = always
         frozen = current_model()
         if frozen is None or always or ensure_frozen(width_in) != ensure_frozen(width_out):
-            self.conv = MutableConv2d(width_in, width_out, 1, stride=stride, bias=False)
+            self.conv = MutableConv2d(width_in, width_out, 1, bias=False)
             self.bn = MutableBatchNorm2d(width_out)
 
     def forward(self, x: Tensor, channels: int) -> tuple[nn.Module | None, Tensor]:
         """Return what the block adds to its output of so many channels: a batch norm and its input, or x alone."""
-        return (self.bn, self.conv(x)) if self.always or x.shape[1] != channels else (None, x)
+        if self.always or x.shape[1] != channels:
+            return self.bn, self.conv(x[:, :, :: self.stride, :: self.stride])
+        return None, x
 
     def is_absent(self, widths: Mapping[str, int]) -> bool:
         """Return whether the subnet with these widths has an identity here."""

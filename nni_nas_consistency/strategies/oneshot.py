@@ -89,14 +89,14 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         self.seed, self.watched = seed, watched
 
     def mutate_model(self, model: Any) -> Any:
-        """Turn a chain space into a supernet, in place.
+        """Turn a chain space into a supernet, in place; one that is a supernet already keeps its weights.
 
         Raises:
             TypeError: The model is no chain space.
         """
         if not hasattr(model, "stages"):
             raise TypeError(f"SandwichStrategy trains chain spaces such as ResNet20Space, not a {type(model).__name__}")
-        return make_supernet(model)
+        return make_supernet(model) if model.active is None else model
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         """Wrap the evaluator's Lightning module into the sandwich step."""
