@@ -1,7 +1,7 @@
 # make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
 # of `make reproduce`; PRECISION=32-true where the processor has no bfloat16 instructions; RUN=nazarick on a GPU
-RUN ?= longer
+RUN ?= short
 PRECISION ?= bf16-mixed
 DATA ?= data
 REFERENCE ?= reference_accuracies_300.json
