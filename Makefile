@@ -1,8 +1,8 @@
 # make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
-# of `make reproduce`; PRECISION=32-true where the processor has no bfloat16 instructions; RUN=nazarick on a GPU
+# of `make reproduce`; RUN=nazarick on a GPU; PRECISION=32-true where the processor has no bfloat16 instructions
 RUN ?= short
-PRECISION ?= bf16-mixed
+PRECISION ?= $(if $(filter nazarick,$(RUN)),32-true,bf16-mixed)
 DATA ?= data
 REFERENCE ?= reference_accuracies_300.json
 VENV := .venv
@@ -21,18 +21,21 @@ $(VENV)/installed: setup.cfg pyproject.toml
 quickstart: install
 	$(BIN)/nni-consistency quickstart
 
-# the table "Measured" of the README, from data to figures: hours on a CPU; run again, it goes on where it was
+# the figures of the README's table "Measured", from data on: hours on a CPU; run again, training goes on where it was
+# (`make -n reproduce` prints the commands; what is special about runs/longer: docs/decisions/0010-short-recipe.md)
 reproduce: install
 	@test -f $(REFERENCE) || { echo "$(REFERENCE): no such file; give REFERENCE=FILE, archs with reference accuracies in released form"; exit 2; }
 	$(MAKE) runs/$(RUN)/supernet.safetensors
-	$(BIN)/python benchmarks/consistency.py --checkpoint runs/$(RUN)/supernet.safetensors --data-root $(DATA) --reference $(REFERENCE) --out runs/$(RUN)/consistency
+	$(BIN)/python benchmarks/consistency.py --checkpoint runs/$(RUN)/supernet.safetensors --data-root $(DATA) --download \
+	  --reference $(REFERENCE) --out runs/$(RUN)/consistency
 
-TRAIN = $(BIN)/nni-consistency train --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(@D) $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
+RESUME = $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
+TRAIN = $(BIN)/nni-consistency train --precision $(PRECISION) --data cifar100 --data-root $(DATA) --download --out $(@D) $(RESUME)
 
-runs/longer/supernet.safetensors: runs/short/supernet.safetensors
+runs/longer/supernet.safetensors: runs/short/supernet.safetensors | install
 	$(TRAIN) --recipe short --weights $< --set lr=0.2 --set distill_from=0 --seed 1
 
-runs/%/supernet.safetensors:
+runs/%/supernet.safetensors: | install
 	$(TRAIN) --recipe $*
 
 test: install

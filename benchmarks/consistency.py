@@ -5,8 +5,8 @@
 
 Runs `nni-consistency score` over the referenced archs, then `rank --report`, and writes to `--json` what a table of
 results needs: how the supernet was trained, how it was scored, how long both took, and all correlations. The reference
-accuracies stay out of that file. Any other option goes to `score`, such as `--images 2000 --flip`; what an earlier run
-left in `--out` is scored anew, so that the time is that of the whole list.
+accuracies stay out of that file. Any other option goes to `score`, such as `--images 2000 --flip`. What an earlier run
+left in `--out`, `scores.json` and its journal, is scored anew, so that the time is that of the whole list.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def main() -> None:
     options, of_score = read_options()
     scores = options.out / "scores.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    for left_over in options.out.glob("scores*"):
-        left_over.unlink()
+    for left_over in (scores, *options.out.glob("scores*.journal")):
+        left_over.unlink(missing_ok=True)
     where = ["--space", options.space, "--data", options.data]
     where += [] if options.data_root is None else ["--data-root", str(options.data_root)]
     begun = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from nni_nas_consistency import words
+from nni_nas_consistency.arch import InputError
 from nni_nas_consistency.cli_options import (
     Archs,
     DataOption,
@@ -36,7 +37,9 @@ def train(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE, such as lr=0.2, any number of times; --set help lists them."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Train this supernet on: a file, or resnet20-cifar100.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these weights: supernet.safetensors, or resnet20-cifar100, shipped.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     seed: SeedOption = 0,
     step: Annotated[Literal["auto", "stacked", "sliced"], typer.Option(help="How the archs of a batch run.")] = "auto",
@@ -52,7 +55,7 @@ def train(
 
     from nni_nas_consistency.evaluators import TrainingRun, begin_run
     from nni_nas_consistency.experiment import train_supernet
-    from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet
+    from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet, weights_sha256
     from nni_nas_consistency.supernet.slimmable import make_supernet
 
     place = words.device_of(device)
@@ -75,8 +78,10 @@ def train(
     settings |= {"data": data, "images": len(images), "precision": precision}
     about: dict[str, Json] = {}
     if weights is not None:
-        settings["weights"] = str(weights)
+        if weights.resolve() == (out / "supernet.safetensors").resolve():
+            raise InputError(f"{weights}: is what this run would write; give another --out")
         about["trained_on_from"] = load_supernet(weights, make_supernet(space))
+        settings["weights"] = weights_sha256(space)
     begin_run(run, settings)
     val = test.first(min(val_images, len(test)))
     supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)

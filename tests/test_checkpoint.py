@@ -41,9 +41,9 @@ def test_saving_leaves_one_file_which_replaces_an_older_one(tmp_path):
 @pytest.mark.parametrize(
     ("other", "different"),
     [
-        ((10, 1, 8, "standalone", 1), "shortcut 'projection' instead of 'standalone'$"),
-        ((11, 1, 9, "projection", 1), "image_size 8 instead of 9, num_classes 10 instead of 11$"),
-        ((10, 1, 8, "projection", 4), "width_unit 1 instead of 4$"),
+        ((10, 1, 8, "standalone", 1), "shortcut 'projection' instead of 'standalone'; give the data"),
+        ((11, 1, 9, "projection", 1), "image_size 8 instead of 9, num_classes 10 instead of 11; give the data"),
+        ((10, 1, 8, "projection", 4), "width_unit 1 instead of 4; give the data"),
     ],
 )
 def test_a_checkpoint_of_another_space_is_refused_and_says_what_differs(tmp_path, other, different):

@@ -1,6 +1,7 @@
 """The command line as a user types it, in processes of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from nni_nas_consistency.arch import DIGITS
 from nni_nas_consistency.released import read_released, read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.supernet.checkpoint import load_supernet
+from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
 from nni_nas_consistency.supernet.slimmable import make_supernet
 
 
@@ -93,18 +94,31 @@ def test_settings_of_the_recipe_can_be_changed_word_by_word(tmp_path):
 
 
 def test_a_trained_supernet_is_trained_on_from_its_weights(folder, tmp_path):
-    weights = folder / "run" / "supernet.safetensors"
+    weights = tmp_path / "before.safetensors"
+    shutil.copy(folder / "run" / "supernet.safetensors", weights)
     options = ["--recipe", "digits", "--data", "digits", "--epochs", 1, "--n", 3, "--train-images", 64]
-    options += ["--val-images", 20, "--out", tmp_path]
-    run("train", *options, "--set", "lr=0", "--seed", 1, "--weights", weights)
+    options += ["--val-images", 20, "--seed", 1, "--weights", weights, "--out"]
+    run("train", *options, tmp_path / "still", "--set", "lr=0")
+    run("train", *options, tmp_path / "on")
     supernet = make_supernet(ResNet20Space(10, 1, 8, width_unit=1))
-    before, after = load_file(weights), load_file(tmp_path / "supernet.safetensors")
-    same = {name: torch.equal(before[name], after[name]) for name, _ in supernet.named_parameters()}
-    assert same and all(same.values())
-    about = load_supernet(tmp_path / "supernet.safetensors", supernet)
-    assert about["trained_on_from"] == load_supernet(weights, supernet) and about["weights"] == str(weights)
-    told = only_line(run("train", *options, "--set", "lr=0", "--seed", 1, "--resume", code=2))
-    assert f"was started with weights '{weights}', not None" in told
+    before, still, on = (
+        load_file(path / "supernet.safetensors") for path in (folder / "run", tmp_path / "still", tmp_path / "on")
+    )
+    for name, _ in supernet.named_parameters():
+        assert torch.equal(before[name], still[name])
+    assert not torch.equal(before["stages.0.conv.weight"], on["stages.0.conv.weight"])
+    about = load_supernet(tmp_path / "on" / "supernet.safetensors", supernet)
+    assert about["trained_on_from"] == load_supernet(weights, supernet) and about["weights"] == weights_sha256(supernet)
+
+    run("train", *options, tmp_path / "on", "--resume")
+    again = load_file(tmp_path / "on" / "supernet.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in on.items())
+    shutil.copy(tmp_path / "still" / "supernet.safetensors", weights)
+    told = only_line(run("train", *options, tmp_path / "on", "--resume", code=2))
+    assert "was started with weights " in told and "train into another folder" in told
+    options[-2] = tmp_path / "on" / "supernet.safetensors"
+    told = only_line(run("train", *options, tmp_path / "on", code=2))
+    assert "is what this run would write; give another --out" in told
 
 
 def test_mirrored_images_and_other_orders_reach_the_scorer(folder, tmp_path):

@@ -66,6 +66,17 @@ def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_seed_differs(tmp_p
     assert any(not torch.equal(other[name], tensor) for name, tensor in weights_of(first).items())
 
 
+def test_a_trained_supernet_is_trained_on(tmp_path):
+    strategy = trained(tmp_path / "first", SandwichStrategy(n=3))
+    before = weights_of(strategy)
+    again = SandwichStrategy(n=3)
+    frozen = dataclasses.replace(SHORT, lr=0.0)
+    RetiariiExperiment(strategy.supernet, evaluator_for(tmp_path / "second", frozen), again).run()
+    after = weights_of(again)
+    parameters = [name for name, _ in again.supernet.named_parameters()]
+    assert_same({name: before[name] for name in parameters}, {name: after[name] for name in parameters})
+
+
 def test_training_lowers_the_loss_of_all_watched_archs(tmp_path):
     long = dataclasses.replace(SHORT, epochs=6, lr=0.2)
     evaluator = evaluator_for(tmp_path, long, images=600)

@@ -128,6 +128,13 @@ def test_a_step_on_a_number_of_threads_that_onednn_fails_on_is_right(threads):
     assert done.returncode == 0, (done.returncode, done.stderr[-500:])
 
 
+def test_no_convolution_is_of_the_kind_that_onednn_fails_on():
+    for network in (ResNet20Space(100), make_supernet(ResNet20Space(100))):
+        convs = [module for module in network.modules() if hasattr(module, "kernel_size")]
+        assert len(convs) == 28
+        assert not [conv for conv in convs if conv.kernel_size == (1, 1) and conv.stride != (1, 1)]
+
+
 def test_the_defaults_are_distilled_and_sliced():
     supernet, twin = tiny_supernet().train(), tiny_supernet().train()
     images, labels = random_batch()

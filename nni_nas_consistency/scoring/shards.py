@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nni_nas_consistency.arch import Arch, ArchForm, InputError
 from nni_nas_consistency.released import (
@@ -29,6 +28,7 @@ from nni_nas_consistency.scoring.journal import Journal, check_identity, read_jo
 from nni_nas_consistency.scoring.prefix import score_prefixes
 from nni_nas_consistency.scoring.subnet import Scoring, calibration_source
 from nni_nas_consistency.supernet.active import Space
+from nni_nas_consistency.supernet.checkpoint import sha256_of, weights_sha256
 
 BLOCK = 128
 """Most archs of a block, which is what a kill may cost, and what shares prefixes: at 64, 5 % more time, at 128, 3 %."""
@@ -234,25 +234,16 @@ def _finished(out: Path, identity: Mapping[str, Json], form: ArchForm) -> ScoreF
 
 def _fingerprints(supernet: Space, archs: Mapping[str, Arch], scoring: Scoring) -> dict[str, Json]:
     """Return what tells one scoring from another: of weights, list and images their SHA-256."""
-    weights = sorted(cast("nn.Module", supernet).state_dict().items())
     source = calibration_source(scoring)
     return {
-        "weights": _digest(tensor for _, tensor in weights),
+        "weights": weights_sha256(supernet),
         "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
-        "scored_images": _digest(tensor for batch in scoring.test() for tensor in batch),
-        "calibration": None if source is None else _digest(tensor for batch in source() for tensor in batch),
+        "scored_images": sha256_of(tensor for batch in scoring.test() for tensor in batch),
+        "calibration": None if source is None else sha256_of(tensor for batch in source() for tensor in batch),
         "metric": scoring.metric,
         "bn": scoring.bn,
-        "device": weights[0][1].device.type,
+        "device": next(cast("nn.Module", supernet).parameters()).device.type,
     }
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _check_finite(names: Sequence[str], scores: Sequence[float]) -> None:

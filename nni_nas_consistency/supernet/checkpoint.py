@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from nni_nas_consistency.arch import InputError
 
@@ -76,10 +79,26 @@ def load_supernet(path: Path, supernet: Any) -> dict[str, Any]:
             for key in sorted(written.keys() | wanted.keys())
             if written.get(key) != wanted.get(key)
         )
-        raise CheckpointError(f"{path}: holds a supernet of another space: {different}")
+        raise CheckpointError(
+            f"{path}: holds a supernet of another space: {different}; give the data it was trained on"
+        )
     supernet.load_state_dict(tensors, strict=True)
     about: dict[str, Any] = json.loads(metadata["about"])
     return about
+
+
+def weights_sha256(supernet: Any) -> str:
+    """Return what tells the weights and running statistics of one supernet from those of another."""
+    return sha256_of(tensor for _, tensor in sorted(supernet.state_dict().items()))
+
+
+def sha256_of(tensors: Iterable[Tensor]) -> str:
+    """Return the SHA-256 of tensors, in this order: their types, shapes and values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _identity(supernet: Any) -> dict[str, Any]:
