@@ -1,7 +1,7 @@
 # make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
 # of `make reproduce`; RUN=nazarick on a GPU; PRECISION=32-true where the processor has no bfloat16 instructions
-RUN ?= short
+RUN ?= longer
 PRECISION ?= $(if $(filter nazarick,$(RUN)),32-true,bf16-mixed)
 DATA ?= data
 REFERENCE ?= reference_accuracies_300.json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ from nni_nas_consistency.cli_options import (
 from nni_nas_consistency.console import say
 from nni_nas_consistency.released import Json, read_released
 from nni_nas_consistency.words import RecipeWord
+
+if TYPE_CHECKING:
+    from nni_nas_consistency.spaces.chain import ChainSpace
 
 
 def train(
@@ -55,8 +58,7 @@ def train(
 
     from nni_nas_consistency.evaluators import TrainingRun, begin_run
     from nni_nas_consistency.experiment import train_supernet
-    from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet, weights_sha256
-    from nni_nas_consistency.supernet.slimmable import make_supernet
+    from nni_nas_consistency.supernet.checkpoint import save_supernet
 
     place = words.device_of(device)
     images, _ = words.images_of(data, data_root, train=True, download=download)
@@ -78,16 +80,24 @@ def train(
     settings |= {"data": data, "images": len(images), "precision": precision}
     about: dict[str, Json] = {}
     if weights is not None:
-        if weights.resolve() == (out / "supernet.safetensors").resolve():
-            raise InputError(f"{weights}: is what this run would write; give another --out")
-        about["trained_on_from"] = load_supernet(weights, make_supernet(space))
-        settings["weights"] = weights_sha256(space)
+        about["trained_on_from"], settings["weights"] = _started(space, weights, out)
     begin_run(run, settings)
     val = test.first(min(val_images, len(test)))
     supernet = train_supernet(space, chosen, images.to(place), val.to(place), seed=seed, run=run, step=step)
     about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(out / "supernet.safetensors", supernet, words.provenance() | settings | about)
     print(out / "supernet.safetensors")
+
+
+def _started(space: ChainSpace, weights: Path, out: Path) -> tuple[dict[str, Json], str]:
+    """Make a space the supernet of a checkpoint; return what made that, and its SHA-256."""
+    from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
+    from nni_nas_consistency.supernet.slimmable import make_supernet
+
+    if weights.resolve() == (out / "supernet.safetensors").resolve():
+        raise InputError(f"{weights}: is what this run would write; give another --out")
+    about = load_supernet(weights, make_supernet(space))
+    return about, weights_sha256(space)
 
 
 def standalone(
