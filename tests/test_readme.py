@@ -29,7 +29,12 @@ def test_every_command_of_the_readme_has_words_that_the_command_line_takes(line)
     while hasattr(command, "commands"):
         name, *words = words
         command = command.commands[name]
-    command.make_context(command.name, words)
+    option_of = {spelling: option.name for option in command.params for spelling in option.opts}
+    read = command.make_context(command.name, list(words))
+    typed = {name for name in read.params if read.get_parameter_source(name).name == "COMMANDLINE"}
+    assert {option_of[word] for word in words if word.startswith("--")} <= typed and not read.args
+    with pytest.raises(Exception, match="No such option: --no-such-word"):
+        command.make_context(command.name, [*words, "--no-such-word"])
 
 
 def test_every_make_target_of_the_readme_exists():
