@@ -19,14 +19,14 @@ import torch
 from nni.nas.evaluator import FunctionalEvaluator
 from side_by_side import add_options, finish, interleaved, nni_supernet, resample
 
-from nni_nas_consistency.arch import RESNET20
-from nni_nas_consistency.experiment import RetiariiExeConfig, RetiariiExperiment
+from nni_nas_consistency.archs.arch import RESNET20
+from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.strategies.released import ReleasedArchs
+from nni_nas_consistency.strategies.multitrial import ReleasedArchs
 from nni_nas_consistency.strategies.sampling import UniformSampler
 from nni_nas_consistency.supernet.active import set_active_subnet
 from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
 
 
 def main() -> None:

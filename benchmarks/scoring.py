@@ -17,17 +17,17 @@ from statistics import median
 import torch
 from side_by_side import add_image_options, add_options, finish, interleaved_processes, nni_supernet, read_images
 
-from nni_nas_consistency.arch import RESNET20, Arch
-from nni_nas_consistency.augmentation import CIFAR100_TEST
-from nni_nas_consistency.evaluators import image_scoring
-from nni_nas_consistency.ranking import kendall_tau
-from nni_nas_consistency.released import read_released
+from nni_nas_consistency.archs.arch import RESNET20, Arch
+from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.images.augmentation import CIFAR100_TEST
+from nni_nas_consistency.ranking.statistics import kendall_tau
+from nni_nas_consistency.scoring.plain import score_archs, score_network
 from nni_nas_consistency.scoring.prefix import score_prefixes
-from nni_nas_consistency.scoring.subnet import score_archs, score_network
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.sampling import UniformSampler
 from nni_nas_consistency.supernet.checkpoint import load_supernet
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.training.lightning import image_scoring
 
 WARM_UP = 5  # archs that each way scores before anything is timed
 

@@ -28,12 +28,12 @@ from side_by_side import (
 )
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import Arch
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.oneshot import stacked_is_faster
 from nni_nas_consistency.strategies.sampling import strict_fair_sampler
-from nni_nas_consistency.strategies.sandwich import sandwich_step
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.strategies.steps import sandwich_step
+from nni_nas_consistency.supernet.modules import make_supernet
 
 EXACT = 8  # images that the gradients are compared on
 

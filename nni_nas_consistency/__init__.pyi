@@ -1,20 +1,21 @@
-from .arch import DIGITS, RESNET20, RESNET48, Arch, ArchError
-from .evaluators import TrainingRun, image_scoring, score_subnet, training_evaluator
-from .experiment import RetiariiExeConfig, RetiariiExperiment, train_supernet
-from .ranking import kendall_tau, pearson, rank_consistency, spearman
-from .released import read_released, read_scores, write_released, write_scores
-from .scoring.subnet import Scoring, score_archs, score_network
+from .archs.arch import DIGITS, RESNET20, RESNET48, Arch
+from .errors import ArchError
+from .files.lists import read_released, read_scores, write_released, write_scores
+from .nni3.experiment import RetiariiExeConfig, RetiariiExperiment, train_supernet
+from .ranking.statistics import kendall_tau, pearson, rank_consistency, spearman
+from .scoring.plain import Scoring, score_archs, score_network
 from .spaces.chain import ChainSpace
 from .spaces.resnet20 import ResNet20Space
-from .standalone import train_alone
+from .strategies.multitrial import ReleasedArchs
 from .strategies.oneshot import SandwichStrategy
-from .strategies.released import ReleasedArchs
 from .strategies.sampling import FairSampler, ParamsSampler, PoolSampler, UniformSampler, strict_fair_sampler
-from .strategies.sandwich import sandwich_step
+from .strategies.steps import sandwich_step
 from .supernet.active import set_active_subnet
 from .supernet.checkpoint import load_supernet, save_supernet
 from .supernet.extract import sub_state_dict
-from .supernet.slimmable import make_supernet
+from .supernet.modules import make_supernet
+from .training.alone import train_alone
+from .training.lightning import TrainingRun, image_scoring, score_subnet, training_evaluator
 
 __all__ = [
     "DIGITS",

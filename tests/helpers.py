@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from nni.tools.nnictl.config_utils import Experiments
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import RESNET48, Arch, WidthForm
+from nni_nas_consistency.archs.arch import RESNET48, Arch, WidthForm
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space, ShortcutRule
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
 
 BOTH_SHORTCUTS = pytest.mark.parametrize("shortcut", ["projection", "standalone"])
 

@@ -4,7 +4,8 @@ import pytest
 from helpers import digit_codes, width_codes
 from hypothesis import given, settings
 
-from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48, ArchError, width_form
+from nni_nas_consistency.archs.arch import DIGITS, RESNET20, RESNET48, width_form
+from nni_nas_consistency.errors import ArchError
 
 WIDTHS = "-".join(["16"] * 7 + ["32"] * 6 + ["64"] * 7)
 # Depths 2, 3, 4, 5, a stem digit, then 5 + 5 + 8 + 5 blocks of two digits each, absent blocks as zeros.

@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from nni_nas_consistency import augmentation as module
-from nni_nas_consistency.augmentation import (
+from nni_nas_consistency.images.augmentation import (
     CIFAR10_TEST,
     CIFAR10_TRAIN,
     CIFAR100_ANS,
@@ -19,7 +19,7 @@ from nni_nas_consistency.augmentation import (
     draw,
     normalise,
 )
-from nni_nas_consistency.datasets import digits
+from nni_nas_consistency.images.datasets import digits
 
 GREY = Augmentation(mean=(0.0,), std=(1.0,))
 RGB = Augmentation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -50,7 +50,7 @@ def test_overheads_are_told_for_this_project_and_for_nni():
 def test_consistency_scores_ranks_and_keeps_the_figures_but_no_reference_accuracy(tmp_path):
     train = ["train", "--recipe", "digits", "--data", "digits", "--epochs", "1", "--n", "3", "--train-images", "64"]
     nni_consistency(*train, "--out", tmp_path)
-    reference = ROOT / "nni_nas_consistency" / "data" / "digits" / "reference.json"
+    reference = ROOT / "nni_nas_consistency" / "assets" / "digits" / "reference.json"
     where = ["--space", "digits", "--data", "digits", "--reference", reference, "--out", tmp_path / "found"]
     options = ["--checkpoint", tmp_path / "supernet.safetensors", *where, "--json", tmp_path / "found.json"]
     command = [sys.executable, "-W", "ignore", ROOT / "benchmarks" / "consistency.py", *options]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from nni_nas_consistency.supernet.active import set_active_subnet
-from nni_nas_consistency.supernet.bn import batch_norms, batch_statistics, estimated_statistics
+from nni_nas_consistency.supernet.statistics import batch_norms, batch_statistics, estimated_statistics
 
 
 def batches(sizes=(6, 6, 5), seed=1):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nni_nas_consistency.arch import DIGITS
-from nni_nas_consistency.released import read_released, read_scores
+from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.files.lists import read_released, read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
 
 
 def run(*words, code=0, timeout=200):

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from nni_nas_consistency import console
-from nni_nas_consistency.console import progress
+from nni_nas_consistency.cli.console import progress
 
 WORK = """
 import time
-from nni_nas_consistency.console import progress
+from nni_nas_consistency.cli.console import progress
 with progress(8, "archs") as advance:
     for _ in range(16):
         time.sleep(0.05)

@@ -15,8 +15,16 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import functional as F
 
 from nni_nas_consistency import datasets
-from nni_nas_consistency.augmentation import CIFAR100_TEST, DIGITS_TEST, DIGITS_TRAIN, Augmentation, augment, normalise
-from nni_nas_consistency.datasets import Batches, DataError, Images, cifar10, cifar100, digits
+from nni_nas_consistency.errors import DataError
+from nni_nas_consistency.images.augmentation import (
+    CIFAR100_TEST,
+    DIGITS_TEST,
+    DIGITS_TRAIN,
+    Augmentation,
+    augment,
+    normalise,
+)
+from nni_nas_consistency.images.datasets import Batches, Images, cifar10, cifar100, digits
 
 PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
 

@@ -35,16 +35,22 @@ from nni.nas.strategy import Random, RandomOneShot
 from nni.tools.nnictl.config_utils import Experiments
 
 from nni_nas_consistency import evaluators
-from nni_nas_consistency.augmentation import DIGITS_TEST, DIGITS_TRAIN
-from nni_nas_consistency.datasets import digits
-from nni_nas_consistency.evaluators import TrainingRun, image_scoring, score_subnet, training_evaluator
-from nni_nas_consistency.experiment import RetiariiExeConfig, RetiariiExperiment, evolve, localhost_only, train_supernet
-from nni_nas_consistency.recipes import DIGITS, Optimization
-from nni_nas_consistency.released import read_scores
-from nni_nas_consistency.scoring.subnet import Scoring, score_archs
+from nni_nas_consistency.files.lists import read_scores
+from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
+from nni_nas_consistency.images.datasets import digits
+from nni_nas_consistency.nni3.experiment import (
+    RetiariiExeConfig,
+    RetiariiExperiment,
+    evolve,
+    localhost_only,
+    train_supernet,
+)
+from nni_nas_consistency.scoring.plain import Scoring, score_archs
+from nni_nas_consistency.strategies.multitrial import ReleasedArchs
 from nni_nas_consistency.strategies.oneshot import SandwichStrategy
-from nni_nas_consistency.strategies.released import ReleasedArchs
 from nni_nas_consistency.supernet.checkpoint import save_supernet
+from nni_nas_consistency.training.lightning import TrainingRun, image_scoring, score_subnet, training_evaluator
+from nni_nas_consistency.training.recipes import DIGITS, Optimization
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,13 @@ from helpers import random_archs, random_batch, tiny_supernet, wait_for
 from test_scoring import scoring
 from test_shards import ARCHS, MADE_BY, counting, score_shard
 
-from nni_nas_consistency.arch import DIGITS
-from nni_nas_consistency.released import Entry, FileError, read_scores, write_released
+from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.lists import Entry, read_scores, write_released
+from nni_nas_consistency.scoring.arch_list import blocks_of, score_list
 from nni_nas_consistency.scoring.journal import Journal, read_journal
+from nni_nas_consistency.scoring.plain import Scoring
 from nni_nas_consistency.scoring.prefix import score_prefixes
-from nni_nas_consistency.scoring.shards import blocks_of, score_list
-from nni_nas_consistency.scoring.subnet import Scoring
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 
 WORDS = [sys.executable, "-W", "ignore", "-m", "nni_nas_consistency", "score", "--space", "digits", "--data", "digits"]
@@ -167,7 +168,7 @@ FULL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 sys.argv[1:] = sys.argv[2:]
-from nni_nas_consistency.cli import main
+from nni_nas_consistency.cli.main import main
 main()
 """
 

@@ -9,8 +9,8 @@ from helpers import tiny_supernet
 from torch import nn
 
 from nni_nas_consistency.supernet import normalise
-from nni_nas_consistency.supernet.normalise import BatchNormOfRows, group_statistics, scaled_sum
-from nni_nas_consistency.supernet.slimmable import relu_of_sum
+from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, group_statistics, scaled_sum
+from nni_nas_consistency.supernet.modules import relu_of_sum
 
 SHAPES = pytest.mark.parametrize("shape", [(6, 5, 4, 4), (6, 16, 8, 8), (6, 1, 8, 8), (4, 3, 1, 1), (2, 20, 3, 5)])
 

@@ -16,16 +16,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
-from nni_nas_consistency.augmentation import DIGITS_TRAIN
-from nni_nas_consistency.datasets import digits
-from nni_nas_consistency.evaluators import TrainingRun, training_evaluator
-from nni_nas_consistency.experiment import RetiariiExperiment
-from nni_nas_consistency.recipes import Optimization
+from nni_nas_consistency.images.augmentation import DIGITS_TRAIN
+from nni_nas_consistency.images.datasets import digits
+from nni_nas_consistency.nni3.experiment import RetiariiExperiment
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.oneshot import NonFiniteLoss, SandwichStrategy
 from nni_nas_consistency.strategies.sampling import PoolSampler, spread_archs
 from nni_nas_consistency.supernet.active import set_active_subnet
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.training.lightning import TrainingRun, training_evaluator
+from nni_nas_consistency.training.recipes import Optimization
 
 SHORT = Optimization(epochs=2, batch_size=32, lr=0.1, warmup_steps=3, weight_decay=1e-4)
 QUIET = {"write": lambda line: None, "accelerator": "cpu"}

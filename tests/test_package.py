@@ -63,7 +63,7 @@ import sys
 import nni_nas_consistency as package
 for name in package.__all__:
     getattr(package, name)
-import nni_nas_consistency.cli, nni_nas_consistency.quickstart, nni_nas_consistency.doctor
+import nni_nas_consistency.cli.main, nni_nas_consistency.quickstart, nni_nas_consistency.doctor
 files = {}
 for name, module in list(sys.modules.items()):
     path = getattr(module, "__file__", None)

@@ -9,16 +9,16 @@ from helpers import random_archs, random_batch, tiny_space, tiny_supernet
 from test_scoring import EVERY_BN, EVERY_METRIC, TEST, guessing_supernet, scoring
 from torch import nn
 
-from nni_nas_consistency.arch import InputError
-from nni_nas_consistency.augmentation import DIGITS_TEST
-from nni_nas_consistency.datasets import digits
-from nni_nas_consistency.evaluators import image_scoring
+from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.images.augmentation import DIGITS_TEST
+from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.scoring import blocks, prefix
-from nni_nas_consistency.scoring.blocks import Layout, image_blocks, layout_for
+from nni_nas_consistency.scoring.memory import Layout, image_blocks, layout_for
+from nni_nas_consistency.scoring.plain import Scoring, score_archs
 from nni_nas_consistency.scoring.prefix import score_prefixes
-from nni_nas_consistency.scoring.subnet import Scoring, score_archs
 from nni_nas_consistency.supernet.active import set_active_subnet
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.training.lightning import image_scoring
 
 STACKED = [Layout(1, 1), Layout(2, 1), Layout(1, 7), Layout(2, 5, multiple=4), Layout(1, 1, multiple=4)]
 LAYOUTS = pytest.mark.parametrize("layout", [None, *STACKED], ids=str)

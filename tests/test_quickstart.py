@@ -4,10 +4,10 @@ import json
 
 from helpers import keep_nni_in
 
-from nni_nas_consistency.arch import DIGITS
-from nni_nas_consistency.quickstart import digits_reference, run_quickstart
-from nni_nas_consistency.ranking import kendall_tau, split_half
-from nni_nas_consistency.released import read_scores
+from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.cli.quickstart import digits_reference, run_quickstart
+from nni_nas_consistency.files.lists import read_scores
+from nni_nas_consistency.ranking.statistics import kendall_tau, split_half
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 
 
@@ -40,7 +40,7 @@ def test_the_benchmark_spreads_over_capacity_and_is_reliable():
 def test_the_stated_reliability_follows_from_the_shipped_accuracies():
     from importlib.resources import files
 
-    about = json.loads((files("nni_nas_consistency") / "data" / "digits" / "about.json").read_text())
+    about = json.loads((files("nni_nas_consistency") / "assets" / "digits" / "about.json").read_text())
     table = list(about["accuracies"].values())
     assert len(table[0]) == about["seeds"] >= 4
     assert about["split_half_kendall_tau"] == split_half(table) >= 0.85

@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nni_nas_consistency.ranking import (
-    MatchError,
+from nni_nas_consistency.errors import MatchError
+from nni_nas_consistency.ranking.statistics import (
     kendall_tau,
     match,
     pearson,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from nni_nas_consistency.cli import app
+from nni_nas_consistency.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,7 +66,7 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 def test_numbers_of_the_benchmark_are_those_of_the_shipped_files():
-    about = json.loads((files("nni_nas_consistency") / "data" / "digits" / "about.json").read_text())
+    about = json.loads((files("nni_nas_consistency") / "assets" / "digits" / "about.json").read_text())
     told = README[README.index("## The embedded benchmark") :]
     assert about["command"] in told
     assert f"{about['seeds']} seeds" in told

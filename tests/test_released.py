@@ -10,11 +10,11 @@ from helpers import digit_codes, shared_data, width_codes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nni_nas_consistency.arch import DIGITS, RESNET20, RESNET48
-from nni_nas_consistency.released import (
+from nni_nas_consistency.archs.arch import DIGITS, RESNET20, RESNET48
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.lists import (
     SCORE_FORMAT,
     Entry,
-    FileError,
     ScoreFile,
     read_released,
     read_scores,

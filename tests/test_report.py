@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from nni_nas_consistency.plots import png, rank_plot, scatter_plot
-from nni_nas_consistency.ranking import Consistency, Interval, rank_consistency
-from nni_nas_consistency.report import Report, as_json, lines, write_report
+from nni_nas_consistency.ranking.plots import png, rank_plot, scatter_plot
+from nni_nas_consistency.ranking.report import Report, as_json, lines, write_report
+from nni_nas_consistency.ranking.statistics import Consistency, Interval, rank_consistency
 
 FILES = ["ranks.png", "report.html", "report.json", "scatter.png"]
 NASTY = "<script>alert('x')</script>&\"$a_b$"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nni_nas_consistency.arch import DIGITS, RESNET20, WidthForm
+from nni_nas_consistency.archs.arch import DIGITS, RESNET20, WidthForm
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.sampling import (
     FairSampler,

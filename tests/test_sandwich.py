@@ -10,8 +10,8 @@ from helpers import plain_logits, random_archs, random_batch, randomize, subnet_
 
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross_entropy
-from nni_nas_consistency.strategies.sandwich import sandwich_step
-from nni_nas_consistency.supernet.slimmable import SlimmableBatchNorm2d, make_supernet
+from nni_nas_consistency.strategies.steps import sandwich_step
+from nni_nas_consistency.supernet.modules import SlimmableBatchNorm2d, make_supernet
 
 STEPS = pytest.mark.parametrize("stacked", [False, True], ids=["sliced", "stacked"])
 DISTILL = pytest.mark.parametrize("distill", [True, False], ids=["distill", "labels"])
@@ -103,8 +103,8 @@ def test_stacked_and_sliced_steps_agree(distill):
 ON_THREADS = """
 import sys, torch
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.strategies.sandwich import sandwich_step
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.strategies.steps import sandwich_step
+from nni_nas_consistency.supernet.modules import make_supernet
 
 def gradients(threads, dtype):
     torch.set_num_threads(threads)

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scoring import scoring
 
-from nni_nas_consistency.arch import DIGITS, InputError
-from nni_nas_consistency.released import FileError, read_released, read_scores
+from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.errors import FileError, InputError
+from nni_nas_consistency.files.lists import read_released, read_scores
 from nni_nas_consistency.scoring import shards
+from nni_nas_consistency.scoring.arch_list import BLOCK, Shard, blocks_of, score_list
 from nni_nas_consistency.scoring.journal import read_journal
+from nni_nas_consistency.scoring.plain import score_archs, score_one_by_one
 from nni_nas_consistency.scoring.prefix import score_prefixes
-from nni_nas_consistency.scoring.shards import BLOCK, Shard, blocks_of, score_list
-from nni_nas_consistency.scoring.subnet import score_archs, score_one_by_one
 
 ARCHS = {f"arch{index}": arch for index, arch in enumerate(random_archs(DIGITS, 21, seed=5), 1)}
 MADE_BY = {"seed": 3, "checkpoint": "a"}

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from helpers import shared_data
 
-from nni_nas_consistency.arch import RESNET20
-from nni_nas_consistency.released import read_scores
+from nni_nas_consistency.archs.arch import RESNET20
+from nni_nas_consistency.errors import CheckpointError
+from nni_nas_consistency.files.lists import read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.supernet.checkpoint import CheckpointError, load_supernet, weights_sha256
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
+from nni_nas_consistency.supernet.modules import make_supernet
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "resnet20-cifar100"
-DATA = Path(str(files("nni_nas_consistency"))) / "data"
+DATA = Path(str(files("nni_nas_consistency"))) / "assets"
 TOLD = json.loads((DATA / f"{NAME}.json").read_text())
 MEASURED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "measured").glob("*.json"))}
 

@@ -22,10 +22,11 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.strategy import Random, RandomOneShot, RegularizedEvolution
 from torch import nn
 
-from nni_nas_consistency.arch import RESNET20, ArchError
-from nni_nas_consistency.complexity import Cost
-from nni_nas_consistency.experiment import RetiariiExeConfig, RetiariiExperiment
-from nni_nas_consistency.released import read_released
+from nni_nas_consistency.archs.arch import RESNET20
+from nni_nas_consistency.archs.cost import Cost
+from nni_nas_consistency.errors import ArchError
+from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 
 

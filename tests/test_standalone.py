@@ -9,15 +9,16 @@ from helpers import plain_logits, random_archs, random_batch, randomize, tiny_sp
 from torch import nn
 
 from nni_nas_consistency import datasets, reference
-from nni_nas_consistency.arch import DIGITS
-from nni_nas_consistency.augmentation import DIGITS_TEST, DIGITS_TRAIN
-from nni_nas_consistency.datasets import Batches, digits
-from nni_nas_consistency.ranking import split_half
-from nni_nas_consistency.recipes import Optimization
-from nni_nas_consistency.reference import train_references
-from nni_nas_consistency.released import FileError, read_released
+from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
+from nni_nas_consistency.images.datasets import Batches, digits
+from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.standalone import side_by_side, train_alone
+from nni_nas_consistency.training.alone import side_by_side, train_alone
+from nni_nas_consistency.training.recipes import Optimization
+from nni_nas_consistency.training.reference import train_references
 
 SHORT = Optimization(epochs=2, batch_size=30, lr=0.1, warmup_steps=3, weight_decay=0.1)
 ARCHS = [tiny_space().largest, tiny_space().smallest, *random_archs(DIGITS, 3, seed=1)]

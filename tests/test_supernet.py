@@ -20,13 +20,13 @@ from helpers import (
 from nni.nas.nn.pytorch import LayerChoice, MutableBatchNorm2d, MutableConv2d, MutableLinear
 from torch import nn
 
-from nni_nas_consistency.arch import WidthForm
+from nni_nas_consistency.archs.arch import WidthForm
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.active import logits_of, set_active_subnet, stack, unstack
-from nni_nas_consistency.supernet.bn import batch_statistics
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.statistics import batch_statistics
 
 EQUAL_WIDTHS = "2-1-2-3-2-4-4-1-4-5-4-6-7-9-7-3-7-2-7-1"
 """An arch with identity shortcuts by the standalone rule, and with projections that are not first in their stage."""

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nni_nas_consistency.arch import InputError
-from nni_nas_consistency.datasets import Images, digits
-from nni_nas_consistency.recipes import ANS, DIGITS, NAZARICK, SHORT, by_params, strict_fair, uniform
+from nni_nas_consistency.cli.parse import recipe_of
+from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.images.datasets import Images, digits
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.words import recipe_of
+from nni_nas_consistency.training.recipes import ANS, DIGITS, NAZARICK, SHORT, by_params, strict_fair, uniform
 
 COLOUR = Images(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 100)
 

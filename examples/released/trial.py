@@ -14,14 +14,14 @@ from pathlib import Path
 
 import nni
 
-from nni_nas_consistency.augmentation import CIFAR100_TEST, DIGITS_TEST, Augmentation
-from nni_nas_consistency.datasets import Images, cifar100, digits
-from nni_nas_consistency.evaluators import image_scoring
-from nni_nas_consistency.released import read_released
-from nni_nas_consistency.scoring.shards import Shard, score_list
+from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.images.augmentation import CIFAR100_TEST, DIGITS_TEST, Augmentation
+from nni_nas_consistency.images.datasets import Images, cifar100, digits
+from nni_nas_consistency.scoring.arch_list import Shard, score_list
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import load_supernet
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.training.lightning import image_scoring
 
 REPORTS = 20  # of a trial; the web page draws one point each
 
@@ -72,7 +72,7 @@ def cifar100_task(root: Path) -> tuple[ResNet20Space, Images, Augmentation]:
 
 
 def read_options() -> argparse.Namespace:
-    embedded = Path(str(files("nni_nas_consistency"))) / "data" / "digits" / "reference.json"
+    embedded = Path(str(files("nni_nas_consistency"))) / "assets" / "digits" / "reference.json"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, required=True, help="as many as search.yml has values and trials")
     parser.add_argument("--checkpoint", type=Path, default=Path("runs/quickstart/supernet.safetensors"))

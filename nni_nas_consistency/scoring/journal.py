@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from nni_nas_consistency.released import FileError, Json
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.lists import Json
 
 FORMAT = "nni-nas-consistency journal 1"
 

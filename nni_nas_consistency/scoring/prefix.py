@@ -14,14 +14,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import Arch
-from nni_nas_consistency.scoring.blocks import ImageBlock, Layout, image_blocks, layout_for
-from nni_nas_consistency.scoring.subnet import Scoring, calibration_source, evaluation_mode, image_scores
-from nni_nas_consistency.scoring.walk import Moments, Node, Walk
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.scoring.memory import ImageBlock, Layout, image_blocks, layout_for
+from nni_nas_consistency.scoring.plain import Scoring, calibration_source, evaluation_mode, image_scores
+from nni_nas_consistency.scoring.trie import Moments, Node, Walk
 from nni_nas_consistency.supernet.active import Space
-from nni_nas_consistency.supernet.bn import batch_norms
-from nni_nas_consistency.supernet.normalise import group_statistics
-from nni_nas_consistency.supernet.slimmable import SlimmableBatchNorm2d, Stage, width_at
+from nni_nas_consistency.supernet.batch_norm import group_statistics
+from nni_nas_consistency.supernet.modules import SlimmableBatchNorm2d, Stage, width_at
+from nni_nas_consistency.supernet.statistics import batch_norms
 
 
 def score_prefixes(

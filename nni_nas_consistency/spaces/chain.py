@@ -16,8 +16,8 @@ from nni.nas.oneshot.pytorch.strategy import is_supernet
 from nni.nas.space import current_model, model_context
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import Arch, WidthForm
-from nni_nas_consistency.complexity import Cost, CostedStage, chain_cost
+from nni_nas_consistency.archs.arch import Arch, WidthForm
+from nni_nas_consistency.archs.cost import Cost, CostedStage, chain_cost
 from nni_nas_consistency.supernet.active import ActiveSubnet
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
 

@@ -16,11 +16,11 @@ from nni.nas.nn.pytorch import MutableBatchNorm2d, MutableConv2d, MutableLinear
 from nni.nas.space import current_model
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import DIGITS, RESNET20, WidthForm, width_form
-from nni_nas_consistency.complexity import Cost, conv_cost, linear_cost
+from nni_nas_consistency.archs.arch import DIGITS, RESNET20, WidthForm, width_form
+from nni_nas_consistency.archs.cost import Cost, conv_cost, linear_cost
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.extract import OptionalModule
-from nni_nas_consistency.supernet.slimmable import Width, relu_of_sum, width_at
+from nni_nas_consistency.supernet.modules import Width, relu_of_sum, width_at
 
 ShortcutRule = Literal["projection", "standalone"]
 

@@ -16,13 +16,14 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from torch import Tensor
 
-from nni_nas_consistency.arch import Arch, InputError
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
-from nni_nas_consistency.strategies.sandwich import sandwich_step
+from nni_nas_consistency.strategies.steps import sandwich_step
 from nni_nas_consistency.supernet.active import Space, logits_of
-from nni_nas_consistency.supernet.bn import batch_statistics
 from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.slimmable import make_supernet
+from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.statistics import batch_statistics
 
 Step = Literal["auto", "stacked", "sliced"]
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from nni_nas_consistency.arch import Arch, ArchForm
+from nni_nas_consistency.archs.arch import Arch, ArchForm
 
 
 class Sampler(Protocol):

@@ -13,8 +13,8 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import Arch, WidthForm
-from nni_nas_consistency.complexity import Cost
+from nni_nas_consistency.archs.arch import Arch, WidthForm
+from nni_nas_consistency.archs.cost import Cost
 
 Scales: TypeAlias = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
 """Gives a batch norm and its input the scale and shift of each channel, in each group of images: [groups, C] both."""

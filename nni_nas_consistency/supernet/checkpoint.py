@@ -15,16 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nni_nas_consistency.arch import InputError
+from nni_nas_consistency.errors import CheckpointError
 
 FORMAT = "nni-nas-consistency supernet 1"
 
-SHIPPED = Path(str(files("nni_nas_consistency"))) / "data"
+SHIPPED = Path(str(files("nni_nas_consistency"))) / "assets"
 """Where the supernets that come with the package are; next to each, in a JSON file of its name, what it reached."""
-
-
-class CheckpointError(InputError):
-    """A checkpoint that cannot be used."""
 
 
 def save_supernet(path: Path, supernet: Any, about: Mapping[str, Any]) -> None:

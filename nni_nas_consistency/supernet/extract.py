@@ -8,9 +8,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from nni_nas_consistency.arch import Arch
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.supernet.active import Space
-from nni_nas_consistency.supernet.slimmable import Slimmable
+from nni_nas_consistency.supernet.modules import Slimmable
 
 
 class OptionalModule(nn.Module):

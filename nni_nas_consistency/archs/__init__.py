@@ -1,0 +1,1 @@
+"""Architectures as values: codes, choices, domains, cost. Imports neither torch nor NNI."""

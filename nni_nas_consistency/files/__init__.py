@@ -1,0 +1,1 @@
+"""Files: atomic writes, strict JSON, arch lists, score files, provenance."""

@@ -1,0 +1,1 @@
+"""Rank statistics and reports: how well scores rank archs. Imports no torch."""

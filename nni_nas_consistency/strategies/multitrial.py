@@ -1,0 +1,56 @@
+"""ReleasedArchs: a multi-trial strategy that submits the archs of a list, in-process or to a training service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nni.nas.space import ExecutableModelSpace
+from nni.nas.strategy.base import Strategy
+
+from nni_nas_consistency.archs.arch import Arch
+
+
+class ReleasedArchs(Strategy):  # type: ignore[misc]
+    """Submit every arch of a list once, in the list's order.
+
+    Args:
+        archs: Name → arch, such as `{name: entry.arch for name, entry in read_released(file, form).items()}`.
+        labels: Label → index of its layer in a code; `space.labels` of a chain space.
+    """
+
+    def __init__(self, archs: Mapping[str, Arch], labels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.archs = dict(archs)
+        self.labels = dict(labels)
+        self._submitted: dict[str, ExecutableModelSpace] = {}
+        self._former: dict[str, float] = {}
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return f"archs={len(self.archs)}"
+
+    def scores(self) -> dict[str, float]:
+        """Return the final result of every arch whose trial reported one, in the list's order."""
+        metrics = {name: model.metric for name, model in self._submitted.items()}
+        reported = self._former | {name: float(metric) for name, metric in metrics.items() if metric is not None}
+        return {name: reported[name] for name in self.archs if name in reported}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the results so far."""
+        return {"scores": self.scores()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a former run has scored; only the rest is submitted."""
+        self._former = dict(state["scores"])
+
+    def _run(self) -> None:
+        for name, arch in self.archs.items():
+            if name in self._former:
+                continue
+            if not self.wait_for_resource():
+                return
+            sample = {label: arch.choices[index] for label, index in self.labels.items()}
+            model = self.model_space.freeze(sample)
+            self._submitted[name] = model
+            self.engine.submit_models(model)

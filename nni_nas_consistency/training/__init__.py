@@ -1,0 +1,1 @@
+"""Training: recipes, runs, supernets, archs alone and their reference accuracies."""

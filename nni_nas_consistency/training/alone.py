@@ -1,0 +1,163 @@
+"""Train archs alone, which gives the reference accuracies that a supernet's ranking is measured against.
+
+Many small networks train side by side as one whose convolutions have a group a network, each as wide as the widest of
+them. Channels that a network lacks are zero and stay zero: their batch norm's scale is zero, so nothing flows through
+them in either direction. It is the same arithmetic as one by one (a test compares them in float64).
+"""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.images.augmentation import Augmentation
+from nni_nas_consistency.images.datasets import Batches, Images, test_batches
+from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.training.recipes import Optimization
+
+
+def train_alone(
+    space: ChainSpace,
+    archs: Sequence[Arch],
+    *,
+    optimization: Optimization,
+    train: Images,
+    test: Images,
+    augmentation: Augmentation,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Train every arch from scratch and return its top-1 accuracy on the test images, in [0, 1].
+
+    All see the same batches in the same order. An arch's first weights depend on its code and the seed alone.
+
+    Args:
+        space: The search space, not a supernet. Where its archs differ in their modules (`shortcut="standalone"`),
+            pass one arch at a time.
+        archs: The archs to train side by side.
+        optimization: Optimizer and schedule; nothing is clipped.
+        train: Training images.
+        test: Test images, which are normalised only; batch norms use their running statistics.
+        augmentation: Of the training images.
+        seed: Decides first weights, order and augmentation.
+        progress: Is told the number of epochs done after each.
+
+    Raises:
+        ValueError: Several archs of a space whose archs differ in their modules.
+    """
+    if not space.stackable and len(archs) > 1:
+        raise ValueError("archs with identity shortcuts cannot train side by side; pass one at a time")
+    n = len(archs)
+    with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
+        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
+    optimizer = torch.optim.SGD(
+        together.parameters(),
+        lr=optimization.lr,
+        momentum=optimization.momentum,
+        weight_decay=optimization.weight_decay,
+    )
+    batches = Batches(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, len(batches)))
+    together.train()
+    for epoch in range(1, optimization.epochs + 1):
+        for images, labels in batches:
+            logits = _logits(together, images, n)
+            optimizer.zero_grad()
+            # summed over networks, so that each gets the gradient of its own mean loss
+            torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(n)) * n)
+            optimizer.step()
+            schedule.step()
+        if progress is not None:
+            progress(epoch)
+    return _accuracies(together, test, augmentation, n)
+
+
+def _fresh(space: ChainSpace, arch: Arch, seed: int) -> ChainSpace:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{seed} {arch.code}".encode()))
+        return space.freeze(space.sample(arch))
+
+
+def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:
+    """Return [B, n, K] from images [B, C, H, W] that all n networks see."""
+    logits: Tensor = together(images.repeat(1, n, 1, 1))
+    return logits.view(len(images), n, -1)
+
+
+@torch.no_grad()
+def _accuracies(together: nn.Module, test: Images, augmentation: Augmentation, n: int) -> list[float]:
+    together.eval()
+    right = torch.zeros(n, dtype=torch.long, device=test.x.device)
+    for images, labels in test_batches(test, augmentation, 512):
+        right += (_logits(together, images, n).argmax(-1) == labels[:, None]).sum(0)
+    return [int(count) / len(test) for count in right]
+
+
+def side_by_side(networks: Sequence[nn.Module]) -> nn.Module:
+    """Return one network that is all of them: [B, n·C, H, W] → [B, n·K], network i in the i-th of n groups.
+
+    Args:
+        networks: Networks of the same modules in plain torch, of any widths.
+
+    Raises:
+        TypeError: A module has weights and is no plain convolution without bias, 2-d batch norm or linear layer.
+    """
+    first = networks[0]
+    if isinstance(first, nn.Conv2d) and first.bias is None and first.groups == 1 and first.dilation == (1, 1):
+        return _grouped_conv(networks)  # type: ignore[arg-type]
+    if isinstance(first, nn.BatchNorm2d):
+        return _wide_batch_norm(networks)  # type: ignore[arg-type]
+    if isinstance(first, nn.Linear):
+        return GroupedLinear(networks)  # type: ignore[arg-type]
+    if any(True for _ in first.parameters(recurse=False)):
+        raise TypeError(f"a {type(first).__name__} cannot run side by side with others; train one arch at a time")
+    together = copy.copy(first)
+    together._modules = {
+        name: side_by_side([network.get_submodule(name) for network in networks]) for name, _ in first.named_children()
+    }
+    return together
+
+
+@torch.no_grad()
+def _grouped_conv(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    n, wide_in, wide_out = len(convs), max(c.in_channels for c in convs), max(c.out_channels for c in convs)
+    kernel, stride, padding = convs[0].kernel_size, convs[0].stride, convs[0].padding
+    grouped = nn.Conv2d(n * wide_in, n * wide_out, kernel, stride, padding, groups=n, bias=False)  # type: ignore[arg-type]
+    grouped.to(convs[0].weight.dtype)
+    weight = grouped.weight.zero_().view(n, wide_out, wide_in, *grouped.kernel_size)
+    for own, conv in zip(weight, convs, strict=True):
+        own[: conv.out_channels, : conv.in_channels] = conv.weight
+    return grouped
+
+
+@torch.no_grad()
+def _wide_batch_norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
+    n, wide = len(norms), max(norm.num_features for norm in norms)
+    together = nn.BatchNorm2d(n * wide, eps=norms[0].eps, momentum=norms[0].momentum).to(norms[0].weight.dtype)
+    together.weight.zero_()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        for own, norm in zip(together.state_dict()[name].view(n, wide), norms, strict=True):
+            own[: norm.num_features] = norm.state_dict()[name]
+    return together
+
+
+class GroupedLinear(nn.Module):
+    """Linear layers side by side: [B, n·C] → [B, n·K]."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        wide = max(layer.in_features for layer in layers)
+        weight = [F.pad(layer.weight.detach(), (0, wide - layer.in_features)) for layer in layers]
+        self.weight = nn.Parameter(torch.stack(weight))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what every layer makes of its group."""
+        own = x.view(len(x), len(self.weight), -1).transpose(0, 1)
+        return torch.baddbmm(self.bias[:, None], own, self.weight.transpose(1, 2)).transpose(0, 1).flatten(1)

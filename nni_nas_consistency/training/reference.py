@@ -1,0 +1,108 @@
+"""Reference accuracies of a list of archs: every arch trained alone with several seeds, resumable seed by seed.
+
+Writes `seeds/<seed>.json` for each finished seed, then `reference.json` (the means, in released form), and
+`about.json` with all accuracies, the settings and how well two halves of the seeds agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.cli.console import progress
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.lists import Entry, read_released, write_released, write_text_atomically
+from nni_nas_consistency.images.augmentation import Augmentation
+from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.ranking.statistics import split_half
+from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.training.alone import train_alone
+from nni_nas_consistency.training.recipes import Optimization
+
+
+def train_references(
+    space: ChainSpace,
+    archs: Mapping[str, Arch],
+    *,
+    optimization: Optimization,
+    train: Images,
+    test: Images,
+    augmentation: Augmentation,
+    seeds: int,
+    folder: Path,
+    about: Mapping[str, object],
+) -> Path:
+    """Train every arch alone with seeds 0 … seeds−1 and return the path of the mean accuracies.
+
+    Args:
+        space: The search space; archs that share all modules train side by side, others one by one.
+        archs: Name → arch.
+        optimization: Optimizer and schedule.
+        train: Training images.
+        test: Test images.
+        augmentation: Of the training images.
+        seeds: How many seeds.
+        folder: Where to; seeds that are finished there are not trained again.
+        about: Provenance, plain JSON values.
+
+    Raises:
+        FileError: The folder holds seeds of other archs, or cannot be written.
+    """
+    (folder / "seeds").mkdir(parents=True, exist_ok=True)
+    bunches = [list(archs)] if space.stackable else [[name] for name in archs]
+    columns = []
+    with progress(seeds * len(bunches) * optimization.epochs, "epochs") as advance:
+        for seed in range(seeds):
+            path = folder / "seeds" / f"{seed}.json"
+            if not path.is_file():
+                accuracies = [
+                    accuracy
+                    for names in bunches
+                    for accuracy in train_alone(
+                        space,
+                        [archs[name] for name in names],
+                        optimization=optimization,
+                        train=train,
+                        test=test,
+                        augmentation=augmentation,
+                        seed=seed,
+                        progress=lambda epoch: advance(1),
+                    )
+                ]
+                entries = zip(archs.items(), accuracies, strict=True)
+                write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
+            columns.append(_finished(path, space, archs))
+    settings = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
+    return _write_means(folder, archs, np.array(columns).T, {**about, **settings})
+
+
+def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[float]:
+    entries = read_released(path, space.form)
+    if {name: entry.arch for name, entry in entries.items()} != dict(archs):
+        raise FileError(f"{path}: holds other archs than the list; train into another folder, or remove it")
+    return [float(entries[name].acc) for name in archs]
+
+
+def _write_means(folder: Path, archs: Mapping[str, Arch], accuracies: np.ndarray, about: Mapping[str, object]) -> Path:
+    means = {name: Entry(arch, float(row.mean())) for (name, arch), row in zip(archs.items(), accuracies, strict=True)}
+    content = {
+        **about,
+        "split_half_kendall_tau": _reliability(accuracies),
+        "accuracies": {name: row.tolist() for name, row in zip(archs, accuracies, strict=True)},
+    }
+    write_text_atomically(folder / "about.json", json.dumps(content, indent=1) + "\n")
+    write_released(folder / "reference.json", means)
+    return folder / "reference.json"
+
+
+def _reliability(accuracies: np.ndarray) -> float | None:
+    """Return how well two halves of the seeds agree; None for too few seeds or archs, or where all archs tie."""
+    try:
+        return split_half(accuracies)
+    except ValueError:
+        return None
