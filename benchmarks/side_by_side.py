@@ -23,8 +23,9 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.strategy import RandomOneShot
 
 import nni_nas_consistency.nni3.experiment  # noqa: F401 - repairs the `freeze` of NNI's modules
-from nni_nas_consistency.images.augmentation import CIFAR100_TEST, normalise
+from nni_nas_consistency.images.augmentation import CIFAR100_TEST
 from nni_nas_consistency.images.datasets import Images, cifar100
+from nni_nas_consistency.images.transforms import normalise
 from nni_nas_consistency.spaces.chain import ChainSpace
 
 

@@ -5,8 +5,9 @@ import torch
 from helpers import BOTH_SHORTCUTS, random_archs, random_batch, tiny_supernet
 from torch.optim.swa_utils import update_bn
 
-from nni_nas_consistency.images.augmentation import DIGITS_TEST, normalise
+from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
+from nni_nas_consistency.images.transforms import normalise
 from nni_nas_consistency.scoring.plain import Scoring, score_archs, score_network, score_one_by_one
 from nni_nas_consistency.supernet.active import logits_of, set_active_subnet
 from nni_nas_consistency.training.lightning import image_scoring

@@ -8,12 +8,13 @@ import torch
 from helpers import plain_logits, random_archs, random_batch, randomize, tiny_space
 from torch import nn
 
-from nni_nas_consistency import datasets, reference
+from nni_nas_consistency import reference
 from nni_nas_consistency.archs.arch import DIGITS
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.lists import read_released
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
-from nni_nas_consistency.images.datasets import Batches, digits
+from nni_nas_consistency.images.datasets import digits
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.training.alone import side_by_side, train_alone
@@ -140,11 +141,11 @@ def spied(archs, **settings):
 
 def test_networks_and_accuracies_are_those_of_training_every_arch_with_plain_torch():
     networks, together, accuracies = spied(ARCHS, seed=3)
-    images, labels = next(iter(datasets.test_batches(digits(train=False).first(150), DIGITS_TEST, 150)))
+    images, labels = next(iter(EvaluationLoader(digits(train=False).first(150), DIGITS_TEST, 150)))
     logits = grouped_logits(together.eval(), images, len(ARCHS))
     for network, accuracy, own in zip(networks, accuracies, logits, strict=True):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-        batches = Batches(digits(train=True).first(100), DIGITS_TRAIN, batch_size=30, seed=3, drop_last=True)
+        batches = TrainingLoader(digits(train=True).first(100), DIGITS_TRAIN, batch_size=30, seed=3, drop_last=True)
         factors = iter([1 / 3, 2 / 3, 1, *[0.5] * 3])  # linear over 3 steps, then the cosine of the second epoch
         for batch, truth in [*batches, *batches]:
             optimizer.param_groups[0]["lr"] = 0.1 * next(factors)

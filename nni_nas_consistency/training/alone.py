@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.images.augmentation import Augmentation
-from nni_nas_consistency.images.datasets import Batches, Images, test_batches
+from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.recipes import Optimization
 
@@ -62,7 +63,7 @@ def train_alone(
         momentum=optimization.momentum,
         weight_decay=optimization.weight_decay,
     )
-    batches = Batches(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
+    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, len(batches)))
     together.train()
     for epoch in range(1, optimization.epochs + 1):
@@ -94,7 +95,7 @@ def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:
 def _accuracies(together: nn.Module, test: Images, augmentation: Augmentation, n: int) -> list[float]:
     together.eval()
     right = torch.zeros(n, dtype=torch.long, device=test.x.device)
-    for images, labels in test_batches(test, augmentation, 512):
+    for images, labels in EvaluationLoader(test, augmentation, 512):
         right += (_logits(together, images, n).argmax(-1) == labels[:, None]).sum(0)
     return [int(count) / len(test) for count in right]
 

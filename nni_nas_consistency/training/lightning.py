@@ -21,7 +21,8 @@ from torch import Tensor
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.lists import Json, write_text_atomically
 from nni_nas_consistency.images.augmentation import Augmentation
-from nni_nas_consistency.images.datasets import Batches, Images, test_batches
+from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.scoring.plain import Metric, Scoring, score_network
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.checkpoint import load_supernet
@@ -162,8 +163,7 @@ def training_evaluator(
     """
     if run.resume and not run.last_checkpoint.is_file():
         raise InputError(f"{run.last_checkpoint}: no checkpoint to resume from; start without --resume")
-    batches = Batches(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
-    plain = Augmentation(augmentation.mean, augmentation.std)
+    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
         run.last_checkpoint.parent,
         run.last_checkpoint.stem,
@@ -186,7 +186,7 @@ def training_evaluator(
         ImageClassifier(optimization, len(batches)),
         trainer,
         train_dataloaders=batches,
-        val_dataloaders=Batches(val, plain, batch_size=500, seed=seed, shuffle=False),
+        val_dataloaders=EvaluationLoader(val, augmentation, 500),
         fit_kwargs={"ckpt_path": str(run.last_checkpoint)} if run.resume else {},
     )
 
@@ -227,10 +227,10 @@ def image_scoring(
         )
     views = [test, *(_shuffled(test, order) for order in range(1, orders))]
     views += [replace(view, x=view.x.flip(-1)) for view in views] if flip else []
-    scored = [(x.to(dtype), y) for view in views for x, y in test_batches(view, augmentation, batch_size)]
+    scored = [(x.to(dtype), y) for view in views for x, y in EvaluationLoader(view, augmentation, batch_size)]
     calibration = None
     if train is not None:
-        calibration = [(x.to(dtype), y) for x, y in test_batches(train, augmentation, batch_size)]
+        calibration = [(x.to(dtype), y) for x, y in EvaluationLoader(train, augmentation, batch_size)]
     return Scoring(metric, bn, lambda: scored, None if calibration is None else lambda: calibration)
 
 
