@@ -1,7 +1,9 @@
 from .archs.arch import DIGITS, RESNET20, RESNET48, Arch
 from .errors import ArchError
-from .files.lists import read_released, read_scores, write_released, write_scores
+from .files.arch_lists import read_released, write_released
+from .files.score_files import read_scores, write_scores
 from .nni3.experiment import RetiariiExeConfig, RetiariiExperiment, train_supernet
+from .nni3.trial import score_subnet
 from .ranking.statistics import kendall_tau, pearson, rank_consistency, spearman
 from .scoring.plain import Scoring, score_archs, score_network
 from .spaces.chain import ChainSpace
@@ -15,7 +17,7 @@ from .supernet.checkpoint import load_supernet, save_supernet
 from .supernet.extract import sub_state_dict
 from .supernet.modules import make_supernet
 from .training.alone import train_alone
-from .training.lightning import TrainingRun, image_scoring, score_subnet, training_evaluator
+from .training.lightning import TrainingRun, image_scoring, training_evaluator
 
 __all__ = [
     "DIGITS",

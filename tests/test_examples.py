@@ -14,10 +14,11 @@ import torch
 import yaml
 from helpers import free_port, listening_addresses, random_archs, tiny_supernet, wait_for
 
-from nni_nas_consistency.files.lists import Entry, read_scores, write_released
+from nni_nas_consistency.files.arch_lists import Entry, write_released
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
-from nni_nas_consistency.nni3.experiment import localhost_only
+from nni_nas_consistency.nni3.workarounds import localhost_only
 from nni_nas_consistency.scoring.arch_list import Shard, blocks_of, score_list
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.lightning import image_scoring

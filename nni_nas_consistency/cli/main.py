@@ -33,7 +33,9 @@ from nni_nas_consistency.cli.options import (
 from nni_nas_consistency.cli.parse import PrecisionWord, ScorerWord
 from nni_nas_consistency.cli.train import standalone, train
 from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.files.lists import Json, read_released, read_table
+from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.score_files import read_table
+from nni_nas_consistency.files.strict_json import Json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(archs_app, name="archs")
@@ -165,7 +167,7 @@ def search(
     download: DownloadOption = False,
 ) -> None:
     """Search a trained supernet with NNI's regularized evolution, and write the archs it scored."""
-    from nni_nas_consistency.nni3.experiment import evolve
+    from nni_nas_consistency.search.evolution import evolve
     from nni_nas_consistency.training.lightning import image_scoring
 
     place = words.device_of(device)

@@ -1,1 +1,1 @@
-"""NNI 3.0: the only room that knows its experiment classes."""
+"""NNI 3.0's experiments and trials; no other room uses its experiment classes."""

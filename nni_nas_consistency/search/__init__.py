@@ -1,1 +1,1 @@
-"""Search on a trained supernet."""
+"""Search of a trained supernet for the best archs."""

@@ -1,15 +1,13 @@
-"""Evaluators for NNI: the Lightning evaluator that trains a supernet, and the function that scores one subnet."""
+"""The Lightning evaluator that trains a supernet."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nni
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -19,15 +17,12 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.files.lists import Json, write_text_atomically
+from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
-from nni_nas_consistency.scoring.plain import Metric, Scoring, score_network
-from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.supernet.checkpoint import load_supernet
-from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.scoring.plain import Metric, Scoring
 from nni_nas_consistency.supernet.statistics import BNStatistics
 from nni_nas_consistency.training.recipes import Optimization
 
@@ -237,50 +232,3 @@ def image_scoring(
 def _shuffled(images: Images, seed: int) -> Images:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.x.device)
     return replace(images, x=images.x[order], y=images.y[order])
-
-
-def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:
-    """Score the arch that NNI hands over, with the weights of a trained supernet; for `FunctionalEvaluator`.
-
-    Reports the mean score so far after every batch, and the score at the end, higher is better. For example
-    `FunctionalEvaluator(score_subnet, scoring=lambda: image_scoring(digits(train=False), DIGITS_TEST), checkpoint=…)`.
-
-    Args:
-        model: The frozen subnet.
-        scoring: Gives the scoring; called once a process. For trials in other processes it has to load the images
-            itself, like the lambda above: NNI hands on the name of a function in a module, which the trials import from
-            the folder and with the environment of this process, and pickles any other function or `functools.partial`,
-            to at most 4,096 bytes.
-        checkpoint: A supernet checkpoint, loaded once a process; None where `model` comes from a supernet that lives
-            in this process, and so has its weights already.
-
-    Returns:
-        The score.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be used.
-    """
-    if checkpoint is not None:
-        assert model.frozen_arch is not None
-        path = Path(checkpoint)
-        written = path.stat().st_mtime_ns if path.exists() else 0
-        supernet = _supernet_of(type(model), tuple(model.args.items()), path, written)  # type: ignore[arg-type]
-        model.load_state_dict(sub_state_dict(supernet, model.frozen_arch), strict=True)
-    score = score_network(model, _scoring_of(scoring), report=nni.report_intermediate_result)
-    nni.report_final_result(score)
-    return score
-
-
-@lru_cache(maxsize=1)
-def _supernet_of(
-    space: Callable[..., ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: Path, written: int
-) -> ChainSpace:
-    """Return the supernet of a checkpoint; `written` is in its key so that a new file is not taken for the old one."""
-    supernet = make_supernet(space(**dict(arguments)))
-    load_supernet(checkpoint, supernet)
-    return supernet
-
-
-@lru_cache(maxsize=1)
-def _scoring_of(scoring: Callable[[], Scoring]) -> Scoring:
-    return scoring()

@@ -1,0 +1,64 @@
+"""The function that an NNI trial runs: score one arch with the weights of a trained supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nni
+
+from nni_nas_consistency.scoring.plain import Scoring, score_network
+from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.supernet.checkpoint import load_supernet
+from nni_nas_consistency.supernet.extract import sub_state_dict
+from nni_nas_consistency.supernet.modules import make_supernet
+
+
+def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:
+    """Score the subnet of a trial with the weights of a trained supernet; for NNI's `FunctionalEvaluator`.
+
+    Reports the mean score so far as an intermediate result after every batch, and the score as the final result; higher
+    is better. For example
+    `FunctionalEvaluator(score_subnet, scoring=lambda: image_scoring(digits(train=False), DIGITS_TEST), checkpoint=…)`.
+
+    Args:
+        model: The frozen subnet that NNI passes in.
+        scoring: Returns how to score; called once per process. Trials in other processes get it from NNI, which sends
+            a function of a module by its name, to be imported from the same folder in the same environment, and
+            pickles any other function or `functools.partial`, to at most 4,096 bytes. So it must load the images
+            itself, like the lambda above, and not hold them.
+        checkpoint: Path of a supernet checkpoint, loaded once per process, and again when the file has changed. None
+            if the weights are in `model` already, because it was frozen from a supernet of this process.
+
+    Returns:
+        The score.
+
+    Raises:
+        CheckpointError: The checkpoint does not exist, is damaged, or was trained for a different space.
+    """
+    if checkpoint is not None:
+        assert model.frozen_arch is not None
+        path = Path(checkpoint)
+        modified = path.stat().st_mtime_ns if path.exists() else 0
+        supernet = _supernet_of(type(model), tuple(model.args.items()), path, modified)  # type: ignore[arg-type]
+        model.load_state_dict(sub_state_dict(supernet, model.frozen_arch), strict=True)
+    score = score_network(model, _scoring_of(scoring), report=nni.report_intermediate_result)
+    nni.report_final_result(score)
+    return score
+
+
+@lru_cache(maxsize=1)
+def _supernet_of(
+    space: Callable[..., ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: Path, modified: int
+) -> ChainSpace:
+    """Return the supernet of a checkpoint; `modified` is part of the cache key, so that a new file is loaded."""
+    supernet = make_supernet(space(**dict(arguments)))
+    load_supernet(checkpoint, supernet)
+    return supernet
+
+
+@lru_cache(maxsize=1)
+def _scoring_of(scoring: Callable[[], Scoring]) -> Scoring:
+    return scoring()

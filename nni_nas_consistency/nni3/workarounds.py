@@ -1,0 +1,174 @@
+"""Workarounds for NNI 3.0: each is one function, applied by the experiment classes while they need it.
+
+NNI is archived: 3.0 is its last release, and nothing will be fixed upstream. Each docstring says what NNI does wrong
+and which test in tests/test_nni3.py fails once the workaround can go.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import Any
+
+import numpy as np
+import torch
+from nni.mutable.utils import label
+from nni.nas.experiment import NasExperiment, NasExperimentConfig
+from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
+from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLinear
+from nni.nas.strategy.evolution import Individual
+
+CHECKPOINT_TYPES: tuple[Any, ...] = (
+    label,
+    Individual,
+    frozenset,
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),  # the state of NumPy's generator
+    type(np.dtype(np.float64)),  # a score that NumPy computed
+    np.ndarray(0).__reduce__()[0],  # what NumPy's pickles call to make an array …
+    np.float64(0).__reduce__()[0],  # … and a scalar
+)
+"""All that NNI's `Random`, `GridSearch` and `RegularizedEvolution` pickle besides what torch loads anyway."""
+
+
+def config_object(field: str, value: object) -> object:
+    """Return the value of a config field, with the name of an execution engine or model format resolved.
+
+    NNI resolves such names in the constructor only: `config.execution_engine = "sequential"` is accepted, and then
+    rejected by `validate`. Can go with `test_engine_and_format_can_be_set_by_name_after_the_config_is_made`.
+    """
+    if field == "execution_engine" and isinstance(value, str):
+        return ExecutionEngineConfig(name=value)
+    if field == "model_format" and isinstance(value, str):
+        return ModelFormatConfig(name=value)
+    return value
+
+
+def nni_config(config: NasExperimentConfig) -> NasExperimentConfig:
+    """Return a shallow copy of a config whose class is `NasExperimentConfig` itself.
+
+    NNI compares the name of the class, and demands a tuner of a subclass with another name. Can go with
+    `test_a_subclass_of_nnis_config_needs_no_tuner`.
+    """
+    plain = copy.copy(config)
+    plain.__class__ = NasExperimentConfig
+    return plain
+
+
+@contextmanager
+def without_training_service_warning() -> Iterator[None]:
+    """Drop NNI's warning that the training service is ignored by trials in this process.
+
+    NNI warns whenever it copies the config, some 15 times a run, and a config needs a training service as soon as its
+    engine may still be changed. Can go with `test_nni_warns_that_it_ignores_the_training_service_and_we_do_not`.
+    """
+    logger = logging.getLogger(NasExperimentConfig.__module__)
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return record.msg != "`training_service` will be ignored for sequential execution engine."
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Keep messages below a warning off the console; the experiment's log file still has them.
+
+    NNI writes two lines per trial to standard output, among what a program prints there. Can go with
+    `test_an_experiment_in_this_process_prints_nothing_but_warnings`.
+    """
+    consoles = [handler for handler in logging.getLogger("nni").handlers if type(handler) is logging.StreamHandler]
+    before = [handler.level for handler in consoles]
+    try:
+        for handler in consoles:
+            handler.setLevel(logging.WARNING)
+        yield
+    finally:
+        for handler, level in zip(consoles, before, strict=True):
+            handler.setLevel(level)
+
+
+@contextmanager
+def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
+    """Stop an experiment when the block ends, by an error too.
+
+    NNI leaves an experiment that ran in this process as RUNNING in its list, with its log file open. Can go with
+    `test_an_experiment_in_this_process_is_stopped_after_its_run`.
+    """
+    try:
+        yield
+    finally:
+        experiment.stop()
+
+
+@contextmanager
+def localhost_only() -> Iterator[None]:
+    """Bind an NNI manager that is started inside the block to 127.0.0.1; also one that `nnictl` starts.
+
+    NNI's manager serves its web page, from which commands can be run, on all network interfaces without a password.
+    Child processes inherit the change through the environment variable NODE_OPTIONS. Can go with
+    `test_nnis_manager_listens_on_all_interfaces_unless_it_is_bound_to_this_machine`.
+    """
+    before = os.environ.get("NODE_OPTIONS")
+    with as_file(files("nni_nas_consistency") / "assets" / "localhost.js") as script:
+        os.environ["NODE_OPTIONS"] = f'{before or ""} --require "{script}"'.strip()
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["NODE_OPTIONS"]
+            else:
+                os.environ["NODE_OPTIONS"] = before
+
+
+@contextmanager
+def repaired_freeze() -> Iterator[None]:
+    """Let NNI's own supernets freeze convolutions and linear layers without bias.
+
+    NNI's `freeze_weight` returns `bias: None` for them, which `load_state_dict` rejects as an unexpected key. Can go
+    with `test_nnis_supernets_freeze_layers_without_bias_in_an_experiment`.
+    """
+    before = [(operation, operation.freeze_weight) for operation in (MixedConv2d, MixedLinear)]
+    try:
+        for operation, freeze_weight in before:
+            operation.freeze_weight = _without_missing(freeze_weight)
+        yield
+    finally:
+        for operation, freeze_weight in before:
+            operation.freeze_weight = freeze_weight
+
+
+def _without_missing(freeze_weight: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(freeze_weight)
+    def repaired(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        weights = freeze_weight(self, *args, **kwargs)
+        return {name: value for name, value in weights.items() if value is not None}
+
+    return repaired
+
+
+@contextmanager
+def checkpoint_types_allowed() -> Iterator[None]:
+    """Let `torch.load` read the checkpoint of an experiment with NNI's search strategies, and no other pickles.
+
+    NNI calls `torch.load` without `weights_only`; since torch 2.6 that refuses the generator and the population in
+    such a checkpoint, so that no experiment can be resumed. Can go with
+    `test_an_interrupted_search_resumes_with_its_generator_and_its_history`.
+    """
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([*CHECKPOINT_TYPES])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
