@@ -18,7 +18,7 @@ import torch
 from side_by_side import add_image_options, add_options, finish, interleaved_processes, nni_supernet, read_images
 
 from nni_nas_consistency.archs.arch import RESNET20, Arch
-from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import CIFAR100_TEST
 from nni_nas_consistency.ranking.statistics import kendall_tau
 from nni_nas_consistency.scoring.plain import score_archs, score_network

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from nni_nas_consistency.archs.arch import DIGITS
-from nni_nas_consistency.files.lists import read_released, read_scores
+from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
 from nni_nas_consistency.supernet.modules import make_supernet

@@ -35,7 +35,7 @@ from nni.nas.strategy import Random, RandomOneShot
 from nni.tools.nnictl.config_utils import Experiments
 
 from nni_nas_consistency import evaluators
-from nni_nas_consistency.files.lists import read_scores
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3.experiment import (

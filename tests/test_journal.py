@@ -12,7 +12,8 @@ from test_shards import ARCHS, MADE_BY, counting, score_shard
 
 from nni_nas_consistency.archs.arch import DIGITS
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.lists import Entry, read_scores, write_released
+from nni_nas_consistency.files.arch_lists import Entry, write_released
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.scoring.arch_list import blocks_of, score_list
 from nni_nas_consistency.scoring.journal import Journal, read_journal
 from nni_nas_consistency.scoring.plain import Scoring

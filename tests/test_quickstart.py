@@ -6,7 +6,7 @@ from helpers import keep_nni_in
 
 from nni_nas_consistency.archs.arch import DIGITS
 from nni_nas_consistency.cli.quickstart import digits_reference, run_quickstart
-from nni_nas_consistency.files.lists import read_scores
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.ranking.statistics import kendall_tau, split_half
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 

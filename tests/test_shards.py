@@ -11,7 +11,8 @@ from test_scoring import scoring
 
 from nni_nas_consistency.archs.arch import DIGITS
 from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.lists import read_released, read_scores
+from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.scoring import shards
 from nni_nas_consistency.scoring.arch_list import BLOCK, Shard, blocks_of, score_list
 from nni_nas_consistency.scoring.journal import read_journal

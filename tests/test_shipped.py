@@ -15,7 +15,7 @@ from helpers import shared_data
 
 from nni_nas_consistency.archs.arch import RESNET20
 from nni_nas_consistency.errors import CheckpointError
-from nni_nas_consistency.files.lists import read_scores
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
 from nni_nas_consistency.supernet.modules import make_supernet

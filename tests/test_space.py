@@ -25,7 +25,7 @@ from torch import nn
 from nni_nas_consistency.archs.arch import RESNET20
 from nni_nas_consistency.archs.cost import Cost
 from nni_nas_consistency.errors import ArchError
-from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 

@@ -11,7 +11,7 @@ from torch import nn
 from nni_nas_consistency import reference
 from nni_nas_consistency.archs.arch import DIGITS
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader

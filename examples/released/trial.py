@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nni
 
-from nni_nas_consistency.files.lists import read_released
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import CIFAR100_TEST, DIGITS_TEST, Augmentation
 from nni_nas_consistency.images.datasets import Images, cifar100, digits
 from nni_nas_consistency.scoring.arch_list import Shard, score_list

@@ -10,7 +10,7 @@ import typer
 from nni_nas_consistency.archs.arch import RESNET48, ArchForm
 from nni_nas_consistency.cli import parse as words
 from nni_nas_consistency.cli.parse import SpaceWord
-from nni_nas_consistency.files.lists import Entry, read_released, write_released
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 
 archs_app = typer.Typer(no_args_is_help=True, help="Released lists of archs.")
 

@@ -18,7 +18,9 @@ import torch
 from nni_nas_consistency.archs.arch import DIGITS as FORM
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.cli.console import progress, say
-from nni_nas_consistency.files.lists import Entry, Json, read_released, read_table
+from nni_nas_consistency.files.arch_lists import Entry, read_released
+from nni_nas_consistency.files.score_files import read_table
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3.experiment import train_supernet

@@ -23,7 +23,8 @@ from nni_nas_consistency.cli.options import (
 )
 from nni_nas_consistency.cli.parse import RecipeWord
 from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.files.lists import Json, read_released
+from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.strict_json import Json
 
 if TYPE_CHECKING:
     from nni_nas_consistency.spaces.chain import ChainSpace

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from nni_nas_consistency.files.lists import Entry
+from numpy.typing import ArrayLike
+
+from nni_nas_consistency.files.arch_lists import Entry
+from nni_nas_consistency.ranking.matching import match
 from nni_nas_consistency.ranking.report import Report
-from nni_nas_consistency.ranking.statistics import match, rank_consistency
+from nni_nas_consistency.ranking.statistics import rank_consistency
 from nni_nas_consistency.spaces.chain import ChainSpace
 
 
@@ -21,6 +25,7 @@ def compare(
     common: bool = False,
     seed: int = 0,
     resamples: int = 1000,
+    absolute_pearson: bool = False,
 ) -> Report:
     """Return the report of one ranking.
 
@@ -34,16 +39,21 @@ def compare(
         common: Whether archs that only one side has are left out; otherwise they are an error.
         seed: Of the bootstrap.
         resamples: Of the bootstrap.
+        absolute_pearson: Report |r| instead of r.
 
     Raises:
         MatchError: The two sides have different archs.
     """
-    sides = [
-        {name: (entry.arch.code, float(entry.acc)) for name, entry in side.items()} for side in (scores, reference)
-    ]
-    names, values, accuracies = match(sides[0], sides[1], common=common)
+    names, values, accuracies = match(scores, reference, common=common)
     costs = [space.complexity(reference[name].arch) for name in names]
-    rivals = {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+    rivals: dict[str, ArrayLike] = {
+        "params": [cost.params for cost in costs],
+        "MACs": [cost.macs for cost in costs],
+    }
+    # All columns draw the same archs, so their intervals can be compared.
+    measure = partial(
+        rank_consistency, reference=accuracies, seed=seed, resamples=resamples, absolute_pearson=absolute_pearson
+    )
     return Report(
         title=title,
         settings=settings or {},
@@ -52,8 +62,6 @@ def compare(
         codes=[reference[name].arch.code for name in names],
         scores=values.tolist(),
         reference=accuracies.tolist(),
-        consistency=rank_consistency(values, accuracies, seed=seed, resamples=resamples),
-        baselines={
-            name: rank_consistency(rival, accuracies, seed=seed, resamples=resamples) for name, rival in rivals.items()
-        },
+        consistency=measure(values),
+        baselines={name: measure(rival) for name, rival in rivals.items()},
     )

@@ -1,7 +1,7 @@
-"""The two pictures of a report: scores against reference accuracies, and ranks against ranks.
+"""The two plots of a report: scores against reference accuracies, and ranks against ranks.
 
-Matplotlib's object-oriented interface on the Agg canvas: no pyplot, no global state, no display. Colours are
-those of Okabe and Ito (2008), which colour-blind readers can tell apart; each picture comes light or dark.
+Matplotlib's object-oriented interface on the Agg canvas: no pyplot, no global state, no display. The colours are the
+colour-blind safe palette of Okabe and Ito (2008); each plot has a light and a dark theme.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from nni_nas_consistency.ranking.statistics import ranks
 
 @dataclass(frozen=True)
 class _Theme:
-    paper: str
-    ink: str
+    background: str
+    text: str
     muted: str
     grid: str
     points: str
@@ -46,23 +46,23 @@ def scatter_plot(
     reference_label: str = "reference accuracy (fraction correct)",
     dark: bool = False,
 ) -> Figure:
-    """Return a picture with one point an arch: its reference accuracy across, its score upwards.
+    """Return a scatter plot with one point per arch: reference accuracy on the x axis, score on the y axis.
 
     Args:
         scores: Scores [N].
         reference: Reference accuracies [N], paired with `scores`.
-        title: Heading of the picture.
-        note: What the caption says after the number of archs, such as a correlation.
-        score_label: What a score is, with its unit.
-        reference_label: What a reference accuracy is, with its unit.
-        dark: Light points on dark paper.
+        title: Title of the plot.
+        note: Text after the number of archs in the caption, such as a correlation.
+        score_label: Label of the y axis, with its unit.
+        reference_label: Label of the x axis, with its unit.
+        dark: Use the dark theme.
     """
     theme = _DARK if dark else _LIGHT
     x, y = np.asarray(reference, np.float64), np.asarray(scores, np.float64)
     figure, axes = _axes(theme, title, _caption(len(x), note))
     _points(axes, x, y, theme.points)
-    axes.set_xlabel(reference_label, color=theme.ink, parse_math=False)
-    axes.set_ylabel(score_label, color=theme.ink, parse_math=False)
+    axes.set_xlabel(reference_label, color=theme.text, parse_math=False)
+    axes.set_ylabel(score_label, color=theme.text, parse_math=False)
     return figure
 
 
@@ -75,48 +75,49 @@ def rank_plot(
     marked: Sequence[int] = (),
     dark: bool = False,
 ) -> Figure:
-    """Return a picture with one point an arch: its rank by reference across, by score upwards, and the diagonal.
+    """Return a plot of rank by score against rank by reference, with one point per arch, and the diagonal.
 
     Rank 1, the best, is at the top right, where the scatter plot has its best archs too.
 
     Args:
         scores: Scores [N].
         reference: Reference accuracies [N], paired with `scores`.
-        title: Heading of the picture.
-        note: What the caption says after the number of archs.
-        marked: Indices of archs that stand out in another colour.
-        dark: Light points on dark paper.
+        title: Title of the plot.
+        note: Text after the number of archs in the caption.
+        marked: Indices of archs to highlight in another colour.
+        dark: Use the dark theme.
     """
     theme = _DARK if dark else _LIGHT
     x, y = ranks(reference), ranks(scores)
     figure, axes = _axes(theme, title, _caption(len(x), note))
     axes.plot([1, len(x)], [1, len(x)], color=theme.muted, linewidth=1, dashes=(5, 4), zorder=2)
-    plain = np.setdiff1d(np.arange(len(x)), np.asarray(marked, np.intp))
-    _points(axes, x[plain], y[plain], theme.points)
+    unmarked = np.setdiff1d(np.arange(len(x)), np.asarray(marked, np.intp))
+    _points(axes, x[unmarked], y[unmarked], theme.points)
     axes.scatter(x[list(marked)], y[list(marked)], s=26, color=theme.marked, linewidths=0)
     _rank_axes(axes, len(x))
-    axes.set_xlabel("rank by reference accuracy (1 is best)", color=theme.ink)
-    axes.set_ylabel("rank by score (1 is best)", color=theme.ink)
+    axes.set_xlabel("rank by reference accuracy (1 is best)", color=theme.text)
+    axes.set_ylabel("rank by score (1 is best)", color=theme.text)
     return figure
 
 
 def png(figure: Figure) -> bytes:
-    """Return the picture as a PNG file without date or version, so that the same figure gives the same bytes."""
+    """Return the figure as a PNG file without date or version, so that the same figure gives the same bytes."""
     file = BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
 
 def _caption(count: int, note: str) -> str:
-    return f"N = {count:,} archs" + (f" · {note}" if note else "")
+    text = f"N = {count:,} archs"
+    return f"{text} · {note}" if note else text
 
 
 def _axes(theme: _Theme, title: str, caption: str) -> tuple[Figure, Axes]:
     layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.14)
-    figure = Figure(figsize=(5.4, 5.4), dpi=180, layout=layout, facecolor=theme.paper)
+    figure = Figure(figsize=(5.4, 5.4), dpi=180, layout=layout, facecolor=theme.background)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(facecolor=theme.paper)
-    heading = axes.set_title(fill(title, 46), loc="left", pad=24, color=theme.ink, parse_math=False)
+    axes = figure.add_subplot(facecolor=theme.background)
+    heading = axes.set_title(fill(title, 46), loc="left", pad=24, color=theme.text, parse_math=False)
     heading.set(fontsize=11, fontweight="bold")
     below = axes.annotate(caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points")
     below.set(fontsize=9, color=theme.muted, parse_math=False)
@@ -129,12 +130,14 @@ def _axes(theme: _Theme, title: str, caption: str) -> tuple[Figure, Axes]:
 
 
 def _points(axes: Axes, x: ArrayLike, y: ArrayLike, colour: str) -> None:
+    # The more archs, the smaller and the more transparent the points, from 500 archs on.
     crowd = max(1.0, np.size(x) / 500)
     axes.scatter(x, y, s=max(3.0, 26 / crowd**0.5), alpha=max(0.12, 0.6 / crowd**0.4), color=colour, linewidths=0)
 
 
 def _rank_axes(axes: Axes, count: int) -> None:
-    ticks = [1, *(tick for tick in MaxNLocator(6, integer=True).tick_values(1, count) if 1 < tick <= count)]
+    round_ranks = MaxNLocator(6, integer=True).tick_values(1, count)
+    ticks = [1, *(tick for tick in round_ranks if 1 < tick <= count)]
     margin = 0.03 * count + 0.2
     labels = [f"{tick:,.0f}" for tick in ticks]
     axes.set_xticks(ticks, labels)

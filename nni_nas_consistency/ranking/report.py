@@ -1,7 +1,7 @@
-"""A report: how well scores rank archs, with settings and provenance, as a page, as JSON and as plain lines.
+"""The report of a ranking, with settings and provenance: as an HTML page, as JSON and as lines for a terminal.
 
-It shows numbers that `ranking` made and computes none but the ranks themselves. The page stands alone: pictures
-are inside it, it loads nothing and runs no script. Where the numbers come from is the caller's to say.
+It shows what `statistics.py` computed and computes nothing but ranks. The page is self-contained: plots are embedded,
+it loads nothing and runs no script.
 """
 
 from __future__ import annotations
@@ -9,39 +9,40 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nni_nas_consistency.files.lists import write_text_atomically
+from nni_nas_consistency.files.atomic import write_bytes_atomically, write_text_atomically
 from nni_nas_consistency.ranking.plots import png, rank_plot, scatter_plot
 from nni_nas_consistency.ranking.statistics import Consistency, Interval, ranks
 
-CORRELATIONS = ("kendall", "pearson", "spearman")
-WORST = 15
+MOST_MISRANKED = 15
+"""How many archs the page lists at most, and never more than a fifth of all."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one ranking of archs is and where it comes from.
+    """How well scores rank archs, and where scores and reference accuracies come from.
 
     Args:
         title: Heading of the page.
-        settings: What the scores depend on, name to printable value.
-        provenance: Command, versions, date, seed: name to printable value.
+        settings: What the scores depend on, such as the provenance of a score file; values may be nested.
+        provenance: Command, machine, versions, seed of the ranking; values may be nested.
         names: Names of the archs [N].
         codes: Their released codes [N].
         scores: Their scores [N], finite, higher is better.
         reference: Their reference accuracies [N], finite.
         consistency: How well `scores` rank the archs.
-        baselines: The same for other scores of the same archs, such as `params` and `MACs`.
-        score_label: What a score is, with its unit, as the axis says it.
-        reference_label: What a reference accuracy is, with its unit.
+        baselines: The same for scores that need no training, such as `params` and `MACs`, over the same archs.
+        score_label: Axis label of the scores, with their unit.
+        reference_label: Axis label of the reference accuracies, with their unit.
 
     Raises:
-        ValueError: Lists of other lengths, a number that is not finite, or a baseline over other archs, k or level.
+        ValueError: The lists differ in length, a number is not finite, or a baseline was measured over other archs or
+            with another k, confidence level or kind of Pearson.
     """
 
     title: str
@@ -59,16 +60,16 @@ class Report:
     def __post_init__(self) -> None:
         lengths = [len(values) for values in (self.names, self.codes, self.scores, self.reference)]
         if lengths != [self.consistency.n] * 4:
-            told = "{} names, {} codes, {} scores, {} reference accuracies".format(*lengths)
-            raise ValueError(f"{told} do not fit a consistency over {self.consistency.n} archs")
+            counts = "{} names, {} codes, {} scores, {} reference accuracies".format(*lengths)
+            raise ValueError(f"{counts} do not fit a consistency over {self.consistency.n} archs")
         for name, score, accuracy in zip(self.names, self.scores, self.reference, strict=True):
             if not (math.isfinite(score) and math.isfinite(accuracy)):
                 raise ValueError(f"{name} has score {score} and reference {accuracy}; both must be finite")
         for name, baseline in self.baselines.items():
             if _measure(baseline) != _measure(self.consistency):
                 raise ValueError(
-                    f"baseline {name} has (n, k, level) {_measure(baseline)}, the scores {_measure(self.consistency)}; "
-                    "rank the same archs with the same settings"
+                    f"baseline {name} has {_measure(baseline)}, the scores have {_measure(self.consistency)}; "
+                    "rank the same archs with the same arguments"
                 )
 
 
@@ -77,43 +78,51 @@ def write_report(report: Report, folder: Path) -> Path:
 
     Args:
         report: What to write.
-        folder: Where to; made if it is missing, files of these names are replaced.
+        folder: Where to; created if it is missing, files of these names are replaced.
+
+    Raises:
+        FileError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(report)
+    plots = _plots(report)
     for name in ("scatter", "ranks"):
-        (folder / f"{name}.png").write_bytes(pictures[name])
+        write_bytes_atomically(folder / f"{name}.png", plots[name])
     write_text_atomically(folder / "report.json", as_json(report))
     page = folder / "report.html"
-    write_text_atomically(page, _page(report, pictures))
+    write_text_atomically(page, _page(report, plots))
     return page
 
 
 def lines(report: Report) -> list[str]:
-    """Return the report as a table in plain text: a column for the scores and one a baseline."""
-    columns = {"supernet": report.consistency, **report.baselines}
-    rows = [["", *columns], *([name, *map(" ".join, cells)] for name, cells in _table(report))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    text = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """Return the report as a table in plain text: a column for the scores and one for each baseline."""
+    header = ["", "supernet", *report.baselines]
+    rows = [header]
+    for measure, cells in _table(report):
+        rows.append([measure, *(" ".join(cell) for cell in cells)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    text = []
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        text.append("   ".join(padded).rstrip())
     return [report.title, "", *text, "", f"{report.consistency.n:,} archs; {_explanation(report)}"]
 
 
 def as_json(report: Report) -> str:
-    """Return everything in the report as JSON text: keys in a fixed order, every number finite."""
+    """Return the whole report as JSON text, with the keys in a fixed order and no NaN or infinity."""
     content = {
         "title": report.title,
-        "settings": {name: _plain(value) for name, value in report.settings.items()},
-        "provenance": {name: _plain(value) for name, value in report.provenance.items()},
+        "settings": _json_value(report.settings),
+        "provenance": _json_value(report.provenance),
         "score_label": report.score_label,
         "reference_label": report.reference_label,
         "consistency": asdict(report.consistency),
         "baselines": {name: asdict(baseline) for name, baseline in report.baselines.items()},
-        "archs": _archs(report),
+        "archs": _rows(report),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _page(report: Report, pictures: Mapping[str, bytes]) -> str:
+def _page(report: Report, plots: Mapping[str, bytes]) -> str:
     environment = Environment(
         loader=PackageLoader("nni_nas_consistency", "assets"),
         autoescape=True,
@@ -121,21 +130,23 @@ def _page(report: Report, pictures: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    archs = _archs(report)
+    rows = _rows(report)
     return environment.get_template("report.html.j2").render(
         report=report,
         columns=["supernet", *report.baselines],
         table=_table(report),
         explanation=_explanation(report),
-        pictures={name: b64encode(content).decode("ascii") for name, content in pictures.items()},
-        worst=[archs[index] for index in _worst(report)],
+        plots={name: b64encode(content).decode("ascii") for name, content in plots.items()},
+        misranked=[rows[index] for index in _most_misranked(report)],
+        settings=list(_flat(report.settings)),
+        provenance=list(_flat(report.provenance)),
     )
 
 
-def _pictures(report: Report) -> dict[str, bytes]:
-    """Return PNG files: `scatter` and `ranks`, and `…_dark` of both."""
+def _plots(report: Report) -> dict[str, bytes]:
+    """Return PNG files: `scatter` and `ranks`, and `scatter_dark` and `ranks_dark`."""
     note = " ".join(("Kendall", *_interval(report.consistency.kendall)))
-    pictures: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for suffix, dark in (("", False), ("_dark", True)):
         scatter = scatter_plot(
             report.scores,
@@ -147,21 +158,24 @@ def _pictures(report: Report) -> dict[str, bytes]:
             dark=dark,
         )
         by_rank = rank_plot(
-            report.scores, report.reference, title=report.title, note=note, marked=_worst(report), dark=dark
+            report.scores, report.reference, title=report.title, note=note, marked=_most_misranked(report), dark=dark
         )
-        pictures |= {f"scatter{suffix}": png(scatter), f"ranks{suffix}": png(by_rank)}
-    return pictures
+        files |= {f"scatter{suffix}": png(scatter), f"ranks{suffix}": png(by_rank)}
+    return files
 
 
 def _table(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return rows of text: the measure, then value and interval for the scores and for each baseline."""
     columns = [report.consistency, *report.baselines.values()]
-    rows = [(name, [_interval(_correlations(column)[name]) for column in columns]) for name in CORRELATIONS]
-    return rows + [(f"top-{k}", [(f"{column.top[k]:.4f}", "") for column in columns]) for k in report.consistency.top]
-
-
-def _correlations(consistency: Consistency) -> dict[str, Interval]:
-    return dict(zip(CORRELATIONS, (consistency.kendall, consistency.pearson, consistency.spearman), strict=True))
+    pearson = "|pearson|" if report.consistency.absolute_pearson else "pearson"
+    rows = [
+        ("kendall", [_interval(column.kendall) for column in columns]),
+        (pearson, [_interval(column.pearson) for column in columns]),
+        ("spearman", [_interval(column.spearman) for column in columns]),
+    ]
+    for k in report.consistency.top:
+        rows.append((f"top-{k}", [(f"{column.top[k]:.4f}", "") for column in columns]))
+    return rows
 
 
 def _interval(interval: Interval) -> tuple[str, str]:
@@ -173,32 +187,56 @@ def _explanation(report: Report) -> str:
     return f"[low, high] is a {level} % bootstrap interval; top-k is the share of the k best that the scores find"
 
 
-def _measure(consistency: Consistency) -> tuple[int, list[int], float]:
-    return consistency.n, list(consistency.top), consistency.level
+def _measure(consistency: Consistency) -> str:
+    """Return what two columns of one table must have in common."""
+    ks = ", ".join(map(str, consistency.top))
+    pearson = "|pearson|" if consistency.absolute_pearson else "pearson"
+    return f"n = {consistency.n}, k = {ks}, level {consistency.level}, {pearson}"
 
 
-def _archs(report: Report) -> list[dict[str, str | float]]:
-    rows = zip(
-        report.names,
-        report.codes,
-        map(float, report.scores),
-        map(float, report.reference),
-        ranks(report.scores).tolist(),
-        ranks(report.reference).tolist(),
-        strict=True,
-    )
-    keys = ("name", "code", "score", "reference", "rank_by_score", "rank_by_reference")
-    return [dict(zip(keys, row, strict=True)) for row in rows]
+def _rows(report: Report) -> list[dict[str, str | float]]:
+    """Return all that is known about each arch, in the order of the report."""
+    rank_by_score, rank_by_reference = ranks(report.scores), ranks(report.reference)
+    rows: list[dict[str, str | float]] = []
+    for index, name in enumerate(report.names):
+        row: dict[str, str | float] = {
+            "name": name,
+            "code": report.codes[index],
+            "score": float(report.scores[index]),
+            "reference": float(report.reference[index]),
+            "rank_by_score": float(rank_by_score[index]),
+            "rank_by_reference": float(rank_by_reference[index]),
+        }
+        rows.append(row)
+    return rows
 
 
-def _worst(report: Report) -> list[int]:
+def _most_misranked(report: Report) -> list[int]:
     """Return the indices of the archs whose two ranks differ most, the largest difference first."""
-    away = abs(ranks(report.scores) - ranks(report.reference))
-    return [int(index) for index in (-away).argsort(kind="stable")[:WORST]]
+    differences = abs(ranks(report.scores) - ranks(report.reference))
+    count = min(MOST_MISRANKED, len(differences) // 5)
+    return [int(index) for index in (-differences).argsort(kind="stable")[:count]]
 
 
-def _plain(value: object) -> object:
-    """Return a value that JSON knows, as it is; any other, and a number that is not finite, as text."""
-    if value is None or isinstance(value, str | bool | int):
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and text of every value; one inside another mapping is named by both, such as `checkpoint recipe`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} ")
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", json.dumps(_json_value(value), ensure_ascii=False)
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _json_value(value: object) -> object:
+    """Return `value` as JSON can express it; other types, and numbers that are not finite, become text."""
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
         return value
-    return value if isinstance(value, float) and math.isfinite(value) else str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return str(value)

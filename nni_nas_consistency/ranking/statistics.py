@@ -1,13 +1,13 @@
-"""How well two lists of numbers agree on the order of the archs: rank consistency.
+"""Rank consistency: how well scores and reference accuracies agree on the order of the archs.
 
-Kendall's tau-b (Kendall 1945), Pearson's r (Pearson 1895), Spearman's rho (Spearman 1904) and the overlap of
-the best k; each correlation with a paired percentile bootstrap interval over archs (Efron and Tibshirani 1993,
-section 13.3). Pure functions over arrays: files, networks and plots are elsewhere. Higher is better everywhere.
+Kendall's tau-b (Kendall 1945), Pearson's r (Pearson 1895), Spearman's rho (Spearman 1904) and the top-k overlap;
+each correlation with a paired percentile bootstrap interval over archs (Efron and Tibshirani 1993, section 13.3).
+Pure functions over arrays: archs, files and plots are elsewhere. Higher is better everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from nni_nas_consistency.errors import MatchError
-
 Array = NDArray[np.float64]
-Scored = Mapping[str, tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number measured on all archs, and the bootstrap interval around it."""
+    """A correlation over all archs with its bootstrap interval.
+
+    Args:
+        value: The correlation over all archs.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
 
     value: float
     low: float
@@ -37,10 +40,11 @@ class Consistency:
     Args:
         n: Number of archs.
         kendall: Kendall's tau-b, in [-1, 1].
-        pearson: Pearson's r, in [-1, 1].
+        pearson: Pearson's r, in [-1, 1]; or |r|, in [0, 1].
         spearman: Spearman's rho, in [-1, 1].
         top: For each k, ascending, the share of the k best by reference that are among the k best by score.
-        level: Share of the bootstrap distribution that the intervals hold, in (0, 1).
+        level: Confidence level of the intervals: the share of the bootstrap distribution inside them, in (0, 1).
+        absolute_pearson: Whether `pearson` is |r|.
     """
 
     n: int
@@ -49,6 +53,7 @@ class Consistency:
     spearman: Interval
     top: dict[int, float]
     level: float
+    absolute_pearson: bool = False
 
 
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
@@ -62,15 +67,15 @@ def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
         tau-b in [-1, 1].
 
     Raises:
-        ValueError: Fewer than 2 pairs, other lengths or shapes, a number that is not finite, or a constant list.
+        ValueError: Fewer than 2 pairs, different lengths, a number that is not finite, or a constant list.
 
-    Source: Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945); computed by scipy in N log N.
+    Source: Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945); computed by scipy in O(N log N).
     """
     return _kendall(*_checked(x, y))
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Pearson's product-moment correlation in [-1, 1]; arguments and errors are those of `kendall_tau`.
+    """Return Pearson's product-moment correlation r in [-1, 1]; arguments and errors as for `kendall_tau`.
 
     Source: Pearson, "Note on regression and inheritance in the case of two parents" (1895).
     """
@@ -78,7 +83,7 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Spearman's rank correlation in [-1, 1], ties at their mean rank; see `kendall_tau` for the rest.
+    """Return Spearman's rank correlation in [-1, 1], tied values at their mean rank; the rest as for `kendall_tau`.
 
     Source: Spearman, "The proof and measurement of association between two things" (1904).
     """
@@ -86,13 +91,13 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def ranks(values: ArrayLike) -> Array:
-    """Return the rank of each value, 1 for the highest; ties share the mean of their ranks.
+    """Return the rank of each value, 1 for the highest; tied values share the mean of their ranks.
 
     Args:
         values: Numbers [N], finite.
 
     Returns:
-        Ranks [N] from 1 to N, possibly halves.
+        Ranks [N] from 1 to N, multiples of a half.
     """
     return np.asarray(stats.rankdata(-np.asarray(values, np.float64)), np.float64)
 
@@ -100,12 +105,12 @@ def ranks(values: ArrayLike) -> Array:
 def top_overlap(scores: ArrayLike, reference: ArrayLike, k: int) -> float:
     """Return the share of the `k` best by reference that are among the `k` best by score, in [0, 1].
 
-    Where values tie across the border of the best k, the one earlier in the list is in.
+    Of values that tie at the k-th place, those earlier in the list are among the best k.
 
     Args:
         scores: Numbers [N], higher is better.
         reference: Numbers [N], paired with `scores`.
-        k: How many count as best, 1 to N.
+        k: How many archs count as best, 1 to N.
 
     Raises:
         ValueError: `k` is not in 1..N, or one of the conditions of `kendall_tau`.
@@ -121,20 +126,22 @@ def rank_consistency(
     resamples: int = 1000,
     level: float = 0.95,
     ks: Sequence[int] | None = None,
+    absolute_pearson: bool = False,
 ) -> Consistency:
     """Return how well `scores` rank archs whose accuracy is `reference`.
 
-    The intervals are percentiles over archs drawn with replacement, pairs kept together and the same draws for
-    all three correlations. A draw in which one list is constant has no correlation and is drawn again. One
-    resample takes 1 ms at N = 300 and 25 ms at N = 50,000 (one core), so 1000 of them 1 s and 25 s.
+    Each interval is a paired percentile bootstrap: archs are drawn with replacement, score and accuracy together, the
+    same draws for all three correlations. A draw in which one list is constant has no correlation and is replaced by
+    another. One resample takes 1 ms at N = 300 and 25 ms at N = 50,000 (one core), so 1000 of them 1 s and 25 s.
 
     Args:
         scores: Numbers [N], higher is better.
         reference: Numbers [N], paired with `scores`.
         seed: Seed of the draws; two calls with one seed agree exactly.
         resamples: Number of draws, at least 1.
-        level: Share of the draws inside an interval, in (0, 1).
-        ks: The k of the top-k overlaps, each in 1..N; by default 10 (where N allows it) and a tenth of N, rounded up.
+        level: Confidence level of the intervals, in (0, 1).
+        ks: The k of the top-k overlaps, each in 1..N; by default 10 (if N allows it) and a tenth of N, rounded up.
+        absolute_pearson: Report |r|, in the interval too, as board A of CVPR 2022 track 1 does.
 
     Raises:
         ValueError: An argument outside its range, or one of the conditions of `kendall_tau`.
@@ -142,96 +149,50 @@ def rank_consistency(
     if resamples < 1:
         raise ValueError(f"{resamples} resamples give no interval; ask for at least 1")
     if not 0 < level < 1:
-        raise ValueError(f"the level of an interval is {level}; it lies between 0 and 1, such as 0.95")
+        raise ValueError(f"the confidence level is {level}; it lies between 0 and 1, such as 0.95")
     x, y = _checked(scores, reference, ("scores", "reference"))
-    chosen = _default_ks(len(x)) if ks is None else sorted(set(ks))
-    top = {k: _top_overlap(x, y, k) for k in chosen}
-    draws = np.array([_correlations(*pair) for pair in _resamples(x, y, resamples, seed)])
+    chosen_ks = _default_ks(len(x)) if ks is None else sorted(set(ks))
+    top = {k: _top_overlap(x, y, k) for k in chosen_ks}
+    values = _correlations(x, y, absolute_pearson)
+    draws = [_correlations(*drawn, absolute_pearson) for drawn in _resamples(x, y, resamples, seed)]
     tail = (1 - level) / 2
     lows, highs = np.quantile(draws, (tail, 1 - tail), axis=0).tolist()
-    intervals = [Interval(*numbers) for numbers in zip(_correlations(x, y), lows, highs, strict=True)]
-    return Consistency(len(x), intervals[0], intervals[1], intervals[2], top, level)
+    intervals = [Interval(*numbers) for numbers in zip(values, lows, highs, strict=True)]
+    return Consistency(len(x), intervals[0], intervals[1], intervals[2], top, level, absolute_pearson)
 
 
 def split_half(values: ArrayLike, *, seed: int = 0, splits: int = 100) -> float:
-    """Return how well two halves of repeated measurements rank alike: the reliability of their mean's ranking.
+    """Return the split-half reliability of repeated measurements: how well two halves of the repeats rank the archs.
 
-    The mean Kendall tau-b, over random splits, between the means of one half of the repeats and of the other. An odd
-    repeat is left out. The mean over all repeats, twice as many, is more reliable than that.
+    The mean Kendall tau-b, over random splits, between the mean of one half of the repeats and the mean of the other.
+    With an odd number of repeats, each split leaves one out. The mean over all repeats ranks more reliably than this.
 
     Args:
-        values: [N archs, R repeats], R at least 2.
-        seed: Of the splits.
-        splits: How many random splits.
+        values: [N archs, R repeats], R at least 2, such as accuracies after training with R seeds.
+        seed: Seed of the splits.
+        splits: Number of random splits.
 
     Raises:
         ValueError: There are fewer than 2 repeats, or one of the conditions of `kendall_tau`.
     """
     table = np.asarray(values, np.float64)
     if table.ndim != 2 or table.shape[1] < 2:
-        raise ValueError(f"values of shape {table.shape} have no two halves; give [archs, at least 2 repeats]")
-    half = table.shape[1] // 2
-    orders = [np.random.default_rng((seed, split)).permutation(table.shape[1]) for split in range(splits)]
-    taus = [kendall_tau(table[:, order[:half]].mean(1), table[:, order[half : 2 * half]].mean(1)) for order in orders]
+        raise ValueError(f"values have shape {table.shape}; split halves need [archs, repeats], at least 2 repeats")
+    repeats = table.shape[1]
+    half = repeats // 2
+    taus = []
+    for split in range(splits):
+        order = np.random.default_rng((seed, split)).permutation(repeats)
+        first, second = order[:half], order[half : 2 * half]
+        taus.append(kendall_tau(table[:, first].mean(1), table[:, second].mean(1)))
     return float(np.mean(taus))
-
-
-def match(scores: Scored, reference: Scored, *, common: bool = False) -> tuple[list[str], Array, Array]:
-    """Return the names that scores and reference share, in the order of the reference, and both lists of values.
-
-    Args:
-        scores: For each arch name its code and its score.
-        reference: For each arch name its code and its reference accuracy.
-        common: Use the shared archs where one side has more; otherwise both sides must have the same archs.
-
-    Returns:
-        Names, scores [N] and reference [N], N at least 2.
-
-    Raises:
-        MatchError: A name stands for two codes; the names differ and `common` is false; fewer than 2 are shared.
-    """
-    names = [name for name in reference if name in scores]
-    differing = [name for name in names if scores[name][0] != reference[name][0]]
-    if differing:
-        name, others = differing[0], f" ({len(differing)} archs differ like this)" if len(differing) > 1 else ""
-        raise MatchError(
-            f"{name} is {scores[name][0]!r} in the scores but {reference[name][0]!r} in the reference{others}; "
-            "rank scores of the same archs"
-        )
-    if not common:
-        _refuse_differences(scores, reference, len(names))
-    if len(names) < 2:
-        raise MatchError(f"scores and reference share {_archs(len(names))}; a ranking needs at least 2")
-    x, y = (np.array([side[name][1] for name in names], np.float64) for side in (scores, reference))
-    return names, x, y
-
-
-def _refuse_differences(scores: Scored, reference: Scored, shared: int) -> None:
-    missing = [name for name in reference if name not in scores]
-    extra = [name for name in scores if name not in reference]
-    parts = []
-    if missing:
-        parts.append(f"the scores lack {_archs(len(missing))} of the reference: {_some(missing)}")
-    if extra:
-        parts.append(f"the reference lacks {_archs(len(extra))} of the scores: {_some(extra)}")
-    if parts:
-        raise MatchError(f"{'; '.join(parts)}; --common ranks the shared ones ({shared})")
-
-
-def _archs(count: int) -> str:
-    return f"{count} arch" if count == 1 else f"{count} archs"
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _checked(x: ArrayLike, y: ArrayLike, called: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
     first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if first.ndim != 1 or first.shape != second.shape:
         shapes = f"{called[0]} has shape {first.shape}, {called[1]} {second.shape}"
-        raise ValueError(f"{shapes}; both must be [N], paired")
+        raise ValueError(f"{shapes}; both must be [N] with the same N")
     if len(first) < 2:
         raise ValueError(f"a correlation needs at least 2 pairs, not {len(first)}")
     for name, values in zip(called, (first, second), strict=True):
@@ -239,37 +200,45 @@ def _checked(x: ArrayLike, y: ArrayLike, called: tuple[str, str] = ("x", "y")) -
         if not finite.all():
             at = int(finite.argmin())
             raise ValueError(f"{name}[{at}] is {values[at]}; every number must be finite")
-        if _constant(values):
+        if _is_constant(values):
             raise ValueError(f"{name} is {values[0]} throughout; a constant list has no correlation")
     return first, second
 
 
-def _constant(values: Array) -> bool:
-    return bool((values == values[0]).all())
+def _is_constant(values: Array) -> bool:
+    return bool(values.min() == values.max())
 
 
 def _default_ks(n: int) -> list[int]:
-    return sorted({k for k in (10, ceil(n / 10)) if k <= n})
+    tenth = ceil(n / 10)
+    return sorted({10, tenth}) if n >= 10 else [tenth]
 
 
 def _top_overlap(x: Array, y: Array, k: int) -> float:
     if not 1 <= k <= len(x):
         raise ValueError(f"the best {k} of {len(x)} archs cannot be compared; k is 1 to {len(x)}")
-    by_x, by_y = (np.argsort(-values, kind="stable")[:k] for values in (x, y))
-    return len(np.intersect1d(by_x, by_y)) / k
+    # A stable sort keeps tied archs in the order of the list.
+    best_by_x = np.argsort(-x, kind="stable")[:k]
+    best_by_y = np.argsort(-y, kind="stable")[:k]
+    return len(np.intersect1d(best_by_x, best_by_y)) / k
 
 
 def _resamples(x: Array, y: Array, count: int, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Yield `count` paired draws with replacement in which neither list is constant."""
     generator = np.random.default_rng(seed)
-    while count:
+    yielded = 0
+    while yielded < count:
         chosen = generator.integers(len(x), size=len(x))
-        if not _constant(x[chosen]) and not _constant(y[chosen]):
-            yield x[chosen], y[chosen]
-            count -= 1
+        drawn_x, drawn_y = x[chosen], y[chosen]
+        if _is_constant(drawn_x) or _is_constant(drawn_y):
+            continue
+        yield drawn_x, drawn_y
+        yielded += 1
 
 
-def _correlations(x: Array, y: Array) -> tuple[float, float, float]:
-    return _kendall(x, y), _pearson(x, y), _spearman(x, y)
+def _correlations(x: Array, y: Array, absolute_pearson: bool) -> tuple[float, float, float]:
+    r = _pearson(x, y)
+    return _kendall(x, y), abs(r) if absolute_pearson else r, _spearman(x, y)
 
 
 def _kendall(x: Array, y: Array) -> float:
@@ -285,7 +254,9 @@ def _spearman(x: Array, y: Array) -> float:
 
 
 def _unit(values: Array) -> Array:
-    """Shift and scale onto [0, 1], which r does not see: huge numbers and tiny spreads then lose no digits."""
-    scaled = np.ldexp(values, -int(np.frexp(np.abs(values).max())[1]))
+    """Shift and scale onto [0, 1], which leaves r as it is, so that huge numbers and tiny spreads lose no digits."""
+    _, exponent = np.frexp(np.abs(values).max())
+    # Dividing by a power of two is exact, and afterwards high - low cannot overflow.
+    scaled = np.ldexp(values, -int(exponent))
     low, high = scaled.min(), scaled.max()
     return np.asarray((scaled - low) / (high - low), np.float64)

@@ -16,7 +16,9 @@ from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch, ArchForm
 from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.lists import Json, ScoreFile, read_scores, submission, write_released, write_scores
+from nni_nas_consistency.files.arch_lists import submission, write_released
+from nni_nas_consistency.files.score_files import ScoreFile, read_scores, write_scores
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.scoring.journal import Journal, check_identity, read_journal
 from nni_nas_consistency.scoring.plain import Scoring, calibration_source
 from nni_nas_consistency.scoring.prefix import score_prefixes

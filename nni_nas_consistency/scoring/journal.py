@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import cast
 
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.lists import Json
+from nni_nas_consistency.files.strict_json import Json
 
 FORMAT = "nni-nas-consistency journal 1"
 

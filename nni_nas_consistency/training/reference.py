@@ -16,7 +16,8 @@ import numpy as np
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.cli.console import progress
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.lists import Entry, read_released, write_released, write_text_atomically
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
+from nni_nas_consistency.files.atomic import write_text_atomically
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.ranking.statistics import split_half
