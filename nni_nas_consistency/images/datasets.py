@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and scikit-learn's digits, each part as one tensor of images and one of labels.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) and the handwritten digits that come with scikit-learn, as tensors.
 
 `loader.py` makes batches of them. Nothing is downloaded without `download=True`.
 """
@@ -117,14 +117,14 @@ def _download(reader: type[CIFAR10], root: Path) -> None:
 
 def _check_files(reader: type[CIFAR10], root: Path) -> None:
     folder = root / reader.base_folder
-    remedy = f"add --download, or unpack {reader.url} there"
+    remedy = f"add --download (download=True in Python), or unpack {reader.url} in {root}"
     if not folder.is_dir():
         raise DataError(f"{reader.__name__} is not in {root} (no folder {folder}): {remedy}")
     published = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
     for name, md5 in published:
         if not check_integrity(folder / name, md5):
             fault = "damaged (its MD5 is not the published one)" if (folder / name).is_file() else "missing"
-            raise DataError(f"{folder / name} is {fault}; in {root}, {remedy}")
+            raise DataError(f"{folder / name} is {fault}: {remedy}")
 
 
 def digits(*, train: bool, size: int = 8) -> Images:
