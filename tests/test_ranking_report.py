@@ -2,6 +2,7 @@ import json
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib.pyplot
@@ -29,7 +30,12 @@ def report_of(**changes):
     generator = np.random.default_rng(0)
     report = Report(
         title="Supernet on digits",
-        settings={"space": "digits", "images": 256, "clip": 5.0, "resume": None, "shared": True},
+        settings={
+            "space": "digits",
+            "images": 256,
+            "resume": None,
+            "checkpoint": {"recipe": {"lr": 0.1}, "bn": ["a", 1]},
+        },
         provenance={"command": "nni-consistency rank a.json b.json", "seed": 3},
         names=[f"arch{index}" for index in range(1, 21)],
         codes=[f"4-{index}" for index in range(1, 21)],
@@ -42,6 +48,12 @@ def report_of(**changes):
         },
     )
     return replace(report, **changes)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of the report above, written once."""
+    return write_report(report_of(), tmp_path_factory.mktemp("report")).parent
 
 
 def page_of(report, folder):
@@ -82,10 +94,9 @@ def test_the_level_of_the_intervals_is_told():
     assert "a 90 % bootstrap interval" in lines(report_of(consistency=changed, baselines={}))[-1]
 
 
-def test_json_holds_everything_and_reads_back_exactly(tmp_path):
+def test_json_holds_everything_and_reads_back_exactly(written):
     report = report_of()
-    write_report(report, tmp_path)
-    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    read = json.loads((written / "report.json").read_text(encoding="utf-8"))
     described = ["title", "settings", "provenance", "score_label", "reference_label"]
     assert list(read) == [*described, "consistency", "baselines", "archs"]
     assert (read["title"], read["settings"], read["provenance"]) == (report.title, report.settings, report.provenance)
@@ -96,6 +107,7 @@ def test_json_holds_everything_and_reads_back_exactly(tmp_path):
         "spearman": {"value": 0.8125, "low": 0.8025, "high": 0.8325},
         "top": {"2": 0.5, "10": 0.7},
         "level": 0.95,
+        "absolute_pearson": False,
     }
     assert list(read["baselines"]) == ["params", "MACs"]
     assert read["baselines"]["MACs"]["top"] == {"2": 1.0, "10": 1 / 3}
@@ -108,10 +120,11 @@ def test_json_holds_everything_and_reads_back_exactly(tmp_path):
 
 
 def test_settings_that_json_does_not_know_are_written_as_text():
-    odd = {"clip": float("inf"), "weight": float("nan"), "shape": (3, 4), "lr": 0.1}
+    odd = {"clip": float("inf"), "weight": [float("nan"), {1: Path("a")}], "shape": (3, 4), "lr": 0.1}
     text = as_json(report_of(settings=odd, provenance=odd))
     read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert read["settings"] == read["provenance"] == {"clip": "inf", "weight": "nan", "shape": "(3, 4)", "lr": 0.1}
+    plain = {"clip": "inf", "weight": ["nan", {"1": "a"}], "shape": [3, 4], "lr": 0.1}
+    assert read["settings"] == read["provenance"] == plain
 
 
 def test_numbers_of_numpy_are_written_as_plain_numbers():
@@ -119,17 +132,16 @@ def test_numbers_of_numpy_are_written_as_plain_numbers():
     assert json.loads(as_json(report))["archs"][1]["score"] == pytest.approx(1 / 19)
 
 
-def test_one_report_gives_the_same_four_files_twice(tmp_path):
-    folders = [tmp_path / "a" / "new", tmp_path / "b"]
-    pages = [write_report(report_of(), folder) for folder in folders]
-    assert pages == [folder / "report.html" for folder in folders]
-    contents = [{path.name: path.read_bytes() for path in sorted(folder.iterdir())} for folder in folders]
+def test_one_report_gives_the_same_four_files_twice(written, tmp_path):
+    folder = tmp_path / "a" / "new"
+    assert write_report(report_of(), folder) == folder / "report.html"
+    contents = [{path.name: path.read_bytes() for path in sorted(one.iterdir())} for one in (written, folder)]
     assert list(contents[0]) == FILES
     assert contents[0] == contents[1]
 
 
-def test_the_page_has_the_numbers_with_intervals_and_baselines(tmp_path):
-    rows = rows_of(page_of(report_of(), tmp_path))
+def test_the_page_has_the_numbers_with_intervals_and_baselines(written):
+    rows = rows_of((written / "report.html").read_text(encoding="utf-8"))
     assert rows[:6] == [
         ["measure", "supernet", "params", "MACs"],
         ["kendall", "0.6125 [0.6025, 0.6325]", "0.3000 [0.2900, 0.3200]", "-0.2500 [-0.2600, -0.2300]"],
@@ -139,28 +151,59 @@ def test_the_page_has_the_numbers_with_intervals_and_baselines(tmp_path):
         ["top-10", "0.7000", "0.4000", "0.3333"],
     ]
     assert ["images", "256"] in rows
+    assert ["resume", "None"] in rows
+    assert ["checkpoint recipe lr", "0.1"] in rows
+    assert ["checkpoint bn", '["a", 1]'] in rows
     assert ["command", "nni-consistency rank a.json b.json"] in rows
     assert ["seed", "3"] in rows
 
 
-def test_the_page_lists_the_fifteen_archs_whose_ranks_differ_most(tmp_path):
-    reference = [float(index) for index in range(20, 0, -1)]
-    scores = list(reference)
+def test_absolute_pearson_is_named_so_in_table_page_and_json(tmp_path):
+    consistency = replace(report_of().consistency, absolute_pearson=True)
+    report = report_of(consistency=consistency, baselines={"MACs": consistency})
+    assert lines(report)[4] == "|pearson|   0.7125 [0.7025, 0.7325]   0.7125 [0.7025, 0.7325]"
+    assert ["|pearson|", *["0.7125 [0.7025, 0.7325]"] * 2] in rows_of(page_of(report, tmp_path))
+    read = json.loads(as_json(report))["baselines"]["MACs"]
+    assert (read["pearson"]["value"], read["absolute_pearson"]) == (0.7125, True)
+
+
+def report_of_ranks(scores):
+    """Return a report of archs whose reference accuracies fall from the first to the last."""
+    count = len(scores)
+    return report_of(
+        names=[f"arch{index}" for index in range(1, count + 1)],
+        codes=[f"4-{index}" for index in range(1, count + 1)],
+        scores=scores,
+        reference=[float(index) for index in range(count, 0, -1)],
+        consistency=replace(report_of().consistency, n=count),
+        baselines={},
+    )
+
+
+def listed_on(page):
+    return [row for row in rows_of(page) if row[0].startswith("arch") and row[0] != "arch"]
+
+
+def test_the_page_lists_the_archs_whose_ranks_differ_most(tmp_path):
+    scores = [float(index) for index in range(20, 0, -1)]
     scores[0], scores[19] = scores[19], scores[0]
     scores[3], scores[8] = scores[8], scores[3]
-    rows = rows_of(page_of(report_of(scores=scores, reference=reference), tmp_path))
-    listed = [row for row in rows if row[0].startswith("arch") and row[0] != "arch"]
-    assert len(listed) == 15
-    assert listed[:4] == [
+    assert listed_on(page_of(report_of_ranks(scores), tmp_path)) == [
         ["arch1", "20", "1", "1.0000", "20.000", "4-1"],
         ["arch20", "1", "20", "20.000", "1.0000", "4-20"],
         ["arch4", "9", "4", "12.000", "17.000", "4-4"],
         ["arch9", "4", "9", "17.000", "12.000", "4-9"],
     ]
-    assert all(row[1] == row[2] for row in listed[4:])
 
 
-def test_no_text_of_the_caller_becomes_markup(tmp_path):
+@pytest.mark.parametrize("archs, count", [(4, 0), (9, 1), (200, 15)])
+def test_the_page_lists_at_most_fifteen_archs_and_a_fifth_of_all(tmp_path, archs, count):
+    page = page_of(report_of_ranks([float(index) for index in range(archs)]), tmp_path)
+    assert len(listed_on(page)) == count
+    assert ("Most misranked archs" in page) == ("Orange" in page) == (count > 0)
+
+
+def test_no_text_of_the_caller_becomes_markup(written, tmp_path):
     names, codes = ([f"{NASTY}{kind}{index}" for index in range(20)] for kind in ("name", "code"))
     nasty = report_of(
         title=NASTY,
@@ -173,18 +216,19 @@ def test_no_text_of_the_caller_becomes_markup(tmp_path):
         reference_label=NASTY,
     )
     text = page_of(nasty, tmp_path)
-    page, plain = (ElementTree.fromstring(one) for one in (text, page_of(report_of(), tmp_path)))
+    page = ElementTree.fromstring(text)
+    plain = ElementTree.fromstring((written / "report.html").read_text(encoding="utf-8"))
     assert "<script" not in text
     assert {element.tag for element in page.iter()} == {element.tag for element in plain.iter()}
     texts = list(page.itertext())
     assert texts.count(NASTY) == 7
-    assert f"{NASTY}name1" in texts
-    assert f"{NASTY}code1" in texts
-    assert f"One point an arch: {NASTY} against {NASTY}." in texts
+    assert len({f"{NASTY}name{index}" for index in range(20)} & set(texts)) == 4
+    assert len({f"{NASTY}code{index}" for index in range(20)} & set(texts)) == 4
+    assert f"One point per arch: {NASTY} against {NASTY}." in texts
 
 
-def test_the_page_stands_alone(tmp_path):
-    text = page_of(report_of(), tmp_path)
+def test_the_page_is_self_contained(written):
+    text = (written / "report.html").read_text(encoding="utf-8")
     elements = list(ElementTree.fromstring(text).iter())
     for word in ("http://", "https://", "url(", "@import", "<script", "<link", "<iframe"):
         assert word not in text
@@ -194,8 +238,8 @@ def test_the_page_stands_alone(tmp_path):
     heads, pictures = zip(*(source.split(",") for source in sources), strict=True)
     assert set(heads) == {"data:image/png;base64"}
     decoded = [b64decode(picture) for picture in pictures]
-    assert decoded[1] == (tmp_path / "scatter.png").read_bytes()
-    assert decoded[3] == (tmp_path / "ranks.png").read_bytes()
+    assert decoded[1] == (written / "scatter.png").read_bytes()
+    assert decoded[3] == (written / "ranks.png").read_bytes()
     assert [bool(pixels(picture)[0, 0].mean() < 0.5) for picture in decoded] == [True, False, True, False]
     assert "prefers-color-scheme: dark" in text
     viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
@@ -225,8 +269,13 @@ def test_a_report_without_baselines_settings_or_provenance_says_so(tmp_path):
         ),
         (
             {"baselines": {"params": consistency_of(0.3, {3: 0.0})}},
-            "baseline params has (n, k, level) (20, [3], 0.95), the scores (20, [2, 10], 0.95); "
-            "rank the same archs with the same settings",
+            "baseline params has n = 20, k = 3, level 0.95, pearson, "
+            "the scores have n = 20, k = 2, 10, level 0.95, pearson; rank the same archs with the same arguments",
+        ),
+        (
+            {"baselines": {"MACs": replace(consistency_of(0.3, {2: 0.0, 10: 0.4}), absolute_pearson=True)}},
+            "baseline MACs has n = 20, k = 2, 10, level 0.95, |pearson|, "
+            "the scores have n = 20, k = 2, 10, level 0.95, pearson; rank the same archs with the same arguments",
         ),
     ],
 )
@@ -246,7 +295,7 @@ def test_a_ranking_of_real_numbers_reaches_page_and_table(tmp_path):
 
 
 @pytest.mark.parametrize("plot", [scatter_plot, rank_plot])
-def test_a_picture_is_the_same_twice_and_shows_its_points(plot):
+def test_a_plot_is_the_same_twice_and_shows_its_points(plot):
     report = report_of()
     pictures = [png(plot(report.scores, report.reference, title="one")) for _ in range(2)]
     assert pictures[0] == pictures[1]
@@ -287,7 +336,6 @@ def test_the_rank_plot_has_the_best_at_the_top_right_the_diagonal_and_marked_arc
     assert [text.get_text() for text in axes.texts] == ["N = 4 archs"]
 
 
-def test_the_report_marks_the_worst_archs_in_the_rank_plot(tmp_path):
-    write_report(report_of(), tmp_path)
-    assert share_of((tmp_path / "ranks.png").read_bytes(), "#d55e00") > 0.0005
-    assert share_of((tmp_path / "scatter.png").read_bytes(), "#d55e00") == 0
+def test_the_report_highlights_the_listed_archs_in_the_rank_plot(written):
+    assert share_of((written / "ranks.png").read_bytes(), "#d55e00") > 0.0002
+    assert share_of((written / "scatter.png").read_bytes(), "#d55e00") == 0

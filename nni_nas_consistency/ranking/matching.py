@@ -61,8 +61,12 @@ def _refuse_one_sided(scores: Mapping[str, Entry], reference: Mapping[str, Entry
         flaws.append(f"the scores lack {_count(len(missing))} of the reference: {_first_few(missing)}")
     if extra:
         flaws.append(f"the reference lacks {_count(len(extra))} of the scores: {_first_few(extra)}")
-    if flaws:
-        raise MatchError(f"{'; '.join(flaws)}; --common ranks the {shared} that both have")
+    if not flaws:
+        return
+    remedy = "give a reference for the archs that were scored"
+    if shared >= 2:
+        remedy = f"--common ranks the {shared} that both have"
+    raise MatchError(f"{'; '.join(flaws)}; {remedy}")
 
 
 def _count(archs: int) -> str:
