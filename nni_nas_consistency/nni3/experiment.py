@@ -90,6 +90,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         id: str | None = None,
     ) -> None:
         super().__init__(space, evaluator, strategy, config or _default_config(space, strategy), id=id)
+        self._checkpoint_is_loaded = True  # of a new experiment, there is none to load
 
     def run(self, config: NasExperimentConfig | None = None, port: int = 8080, debug: bool = False) -> bool:
         """Run the experiment and return whether it completed; False if it was interrupted by Ctrl-C.
@@ -117,9 +118,16 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
             super().start(port, debug, run_mode)
 
     def load_checkpoint(self) -> None:
-        """Load the state of the strategy and of the engine from the folder of this experiment; `resume` does so."""
+        """Load the state of strategy and engine from the folder of this experiment; called by `resume`."""
+        self._checkpoint_is_loaded = False
         with without_training_service_warning(), checkpoint_types_allowed():
             super().load_checkpoint()
+        self._checkpoint_is_loaded = True
+
+    def save_checkpoint(self) -> None:
+        """Save the state of strategy and engine, but not over a checkpoint that could not be loaded, as NNI would."""
+        if self._checkpoint_is_loaded:
+            super().save_checkpoint()
 
     def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
         with without_training_service_warning():
