@@ -274,13 +274,13 @@ def test_a_table_comes_with_the_provenance_of_its_score_file(tmp_path):
 
 def test_a_score_file_has_one_line_per_arch(tmp_path):
     path = tmp_path / "scores.json"
-    write_scores(path, scored(-1.25, 0.1))
+    write_scores(path, scored(-1.25, 2))
     lines = path.read_text().splitlines()
     assert lines[0] == f'{{"format": "{SCORE_FORMAT}",'
     assert lines[-4:] == [
         '"scores": {',
         f'"arch1": {{"arch": "{A}", "score": -1.25}},',
-        f'"arch2": {{"arch": "{B}", "score": 0.1}}',
+        f'"arch2": {{"arch": "{B}", "score": 2.0}}',
         "}}",
     ]
     assert path.read_text().endswith("}}\n")
