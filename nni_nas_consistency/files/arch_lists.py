@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.files.atomic import FilePath, write_text_atomically
-from nni_nas_consistency.files.strict_json import errors_name, fields_of, finite, object_of, read_object, shown
+from nni_nas_consistency.files.strict_json import fields_of, file_errors, finite, object_of, read_object, shown
 
 if TYPE_CHECKING:
     from nni_nas_consistency.archs.codecs import Codec
@@ -45,7 +45,7 @@ def read_released(path: FilePath, codec: Codec) -> dict[str, Entry]:
     Raises:
         FileError: The file cannot be read or is not an arch list; an arch is not allowed or appears twice.
     """
-    with errors_name(path):
+    with file_errors(path):
         return entries_of_list(read_object(path), codec)
 
 
@@ -59,7 +59,7 @@ def write_released(path: FilePath, entries: Mapping[str, Entry]) -> None:
     Raises:
         FileError: An `acc` is not finite, `read_released` would refuse the list, or the file cannot be written.
     """
-    with errors_name(path):
+    with file_errors(path):
         check_entries(entries, "acc")
     document = {name: {"acc": entry.acc, "arch": entry.arch.code} for name, entry in entries.items()}
     write_text_atomically(path, json.dumps(document))

@@ -17,8 +17,8 @@ from nni_nas_consistency.files.atomic import FilePath, write_text_atomically
 from nni_nas_consistency.files.strict_json import (
     Json,
     decode,
-    errors_name,
     fields_of,
+    file_errors,
     json_value,
     object_of,
     read_object,
@@ -54,7 +54,7 @@ def read_scores(path: FilePath, codec: Codec) -> ScoreFile:
     Raises:
         FileError: The file cannot be read or is not a score file; an arch is not allowed or appears twice.
     """
-    with errors_name(path):
+    with file_errors(path):
         return _score_file(read_object(path), codec)
 
 
@@ -81,7 +81,7 @@ def read_table_and_provenance(path: FilePath, codec: Codec) -> tuple[dict[str, E
     Raises:
         FileError: As `read_released` and `read_scores` raise it.
     """
-    with errors_name(path):
+    with file_errors(path):
         document = read_object(path)
         if not isinstance(document.get("format"), str):
             return entries_of_list(document, codec), {}
@@ -102,7 +102,7 @@ def write_scores(path: FilePath, score_file: ScoreFile) -> None:
     """
     provenance = json.dumps(dict(score_file.provenance), indent=1)
     entries = {name: Entry(arch, score) for name, (arch, score) in score_file.scores.items()}
-    with errors_name(path):
+    with file_errors(path):
         json_value(decode(provenance), "provenance")
         check_entries(entries, "score")
     lines = []

@@ -1,6 +1,6 @@
 """Strict JSON: refuses what Python's `json` accepts but a result file must not contain.
 
-Repeated keys, unknown and missing fields, NaN and infinite numbers. Messages name the field; `errors_name` puts the
+Repeated keys, unknown and missing fields, NaN and infinite numbers. Messages name the field; `file_errors` puts the
 file in front. What the fields mean is up to `arch_lists.py` and `score_files.py`.
 """
 
@@ -20,7 +20,7 @@ Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[st
 
 
 @contextmanager
-def errors_name(path: FilePath) -> Iterator[None]:
+def file_errors(path: FilePath) -> Iterator[None]:
     """Turn every `ValueError` about the content of a file into a `FileError` that begins with its path."""
     try:
         yield
