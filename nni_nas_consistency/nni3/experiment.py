@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, cast
 
-import torch
 from nni.experiment import RunMode
 from nni.nas.evaluator import Evaluator
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
@@ -16,7 +15,6 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, is_supernet
 from nni.nas.strategy import Strategy
 
-from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.nni3.workarounds import (
     checkpoint_types_allowed,
     config_object,
@@ -27,10 +25,6 @@ from nni_nas_consistency.nni3.workarounds import (
     warnings_only,
     without_training_service_warning,
 )
-from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.strategies.oneshot import SandwichStrategy, Step
-from nni_nas_consistency.training.lightning import TrainingRun, training_evaluator
-from nni_nas_consistency.training.recipes import Recipe
 
 
 class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
@@ -141,38 +135,3 @@ def _default_config(space: ModelSpace, strategy: Strategy) -> RetiariiExeConfig:
     if isinstance(strategy, OneShotStrategy) or is_supernet(space):
         return RetiariiExeConfig(execution_engine="sequential", model_format="raw")
     return RetiariiExeConfig()
-
-
-def train_supernet(
-    space: ChainSpace, recipe: Recipe, train: Images, val: Images, *, seed: int, run: TrainingRun, step: Step = "auto"
-) -> ChainSpace:
-    """Train a space as a supernet by a recipe, through a `RetiariiExperiment`, and return the supernet.
-
-    Args:
-        space: The search space; it becomes the supernet, in place. Its first weights are torch's, so seed torch before
-            it is made. A supernet is trained on, from the weights it has.
-        recipe: How to train.
-        train: Training images, on the device that trains.
-        val: Images that validation follows the largest, the smallest and a few other archs on.
-        seed: Of the sampler, the order of the images and the augmentation.
-        run: Where checkpoints go, and how.
-        step: Whether the archs of a batch run stacked or one by one.
-
-    Raises:
-        NonFiniteLoss: The training diverged.
-        InputError: `run.resume` without a checkpoint.
-    """
-    evaluator = training_evaluator(recipe.optimization, train, recipe.augmentation, val, seed=seed, run=run)
-    strategy = SandwichStrategy(
-        recipe.n,
-        sampler=recipe.sampler(space, torch.Generator().manual_seed(seed)),
-        sandwich=recipe.sandwich,
-        distill=recipe.distill,
-        distill_from=recipe.distill_from,
-        grad_clip=recipe.grad_clip,
-        step=step,
-        seed=seed,
-    )
-    if not RetiariiExperiment(space, evaluator, strategy).run():
-        raise KeyboardInterrupt
-    return cast("ChainSpace", strategy.supernet)

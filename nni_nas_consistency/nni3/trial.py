@@ -9,11 +9,12 @@ from typing import Any
 
 import nni
 
-from nni_nas_consistency.scoring.plain import Scoring, score_network
+from nni_nas_consistency.scoring.plain import score_network
+from nni_nas_consistency.scoring.scoring import Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.checkpoint import load_supernet
 from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 
 def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:
@@ -44,7 +45,10 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
         modified = path.stat().st_mtime_ns if path.exists() else 0
         supernet = _supernet_of(type(model), tuple(model.args.items()), path, modified)  # type: ignore[arg-type]
         model.load_state_dict(sub_state_dict(supernet, model.frozen_arch), strict=True)
-    score = score_network(model, _scoring_of(scoring), report=nni.report_intermediate_result)
+    how = _scoring_of(scoring)
+    score = score_network(model, how, report=lambda mean: nni.report_intermediate_result(mean.of(how.metric))).of(
+        how.metric
+    )
     nni.report_final_result(score)
     return score
 

@@ -29,12 +29,10 @@ CHECKPOINT_TYPES: tuple[Any, ...] = (
     frozenset,
     np.ndarray,
     np.dtype,
-    type(np.dtype(np.uint32)),  # the state of NumPy's generator
-    type(np.dtype(np.float64)),  # a score that NumPy computed
-    np.ndarray(0).__reduce__()[0],  # what NumPy's pickles call to make an array …
-    np.float64(0).__reduce__()[0],  # … and a scalar
+    type(np.dtype(np.uint32)),
+    np.ndarray(0).__reduce__()[0],  # the function by which NumPy unpickles an array
 )
-"""All that NNI's `Random`, `GridSearch` and `RegularizedEvolution` pickle besides what torch loads anyway."""
+"""What NNI's `Random`, `GridSearch` and `RegularizedEvolution` pickle besides the types that torch always loads."""
 
 
 def config_object(field: str, value: object) -> object:
