@@ -55,7 +55,7 @@ from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3 import trial
 from nni_nas_consistency.nni3.workarounds import localhost_only
-from nni_nas_consistency.training.recipes import DIGITS, Optimization
+from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
 
 IGNORED_SERVICE = "`training_service` will be ignored for sequential execution engine."
 
@@ -94,8 +94,12 @@ def few_digits():
 
 def released(space, n):
     """Return n archs by name, and the strategy that runs them in this order."""
-    archs = {f"arch{index}": arch for index, arch in enumerate(random_archs(space.form, n), 1)}
-    return archs, ReleasedArchs(archs, space.labels)
+    archs = {f"arch{index}": arch for index, arch in enumerate(random_archs(space.domain, n), 1)}
+    return archs, ReleasedArchs(archs)
+
+
+def plain_scores(supernet, archs, scoring):
+    return [score.of(scoring.metric) for score in score_archs(supernet, archs.values(), scoring)]
 
 
 def report_one(model):
@@ -363,15 +367,15 @@ def test_without_a_config_supernets_and_one_shot_strategies_run_in_this_process_
 
 
 @BOTH_SHORTCUTS
-@pytest.mark.parametrize("bn", ["supernet", "test", "batch"])
-def test_trials_score_exactly_what_the_plain_scorer_does_in_the_lists_order(shortcut, bn, tmp_path):
+@pytest.mark.parametrize(("bn", "metric"), [("supernet", "loss"), ("test", "acc"), ("batch", "loss")])
+def test_trials_score_exactly_what_the_plain_scorer_does_in_the_lists_order(shortcut, bn, metric, tmp_path):
     supernet = tiny_supernet(shortcut=shortcut)
     batches = [random_batch(5), random_batch(3, seed=1)]
-    scoring = Scoring("loss", bn, lambda: batches)
+    scoring = Scoring(metric, bn, lambda: batches)
     archs, strategy = released(supernet, 5)
     evaluator = FunctionalEvaluator(score_subnet, scoring=lambda: scoring)
     assert RetiariiExperiment(supernet, evaluator, strategy, in_process(tmp_path)).run()
-    expected = zip(archs, score_archs(supernet, archs.values(), scoring), strict=True)
+    expected = zip(archs, plain_scores(supernet, archs, scoring), strict=True)
     assert list(strategy.scores().items()) == list(expected)
 
 
@@ -400,7 +404,7 @@ def test_trials_with_a_checkpoint_load_it_once_and_again_when_it_has_changed(tmp
         evaluator = FunctionalEvaluator(score_subnet, scoring=few_digits, checkpoint=str(path))
         RetiariiExperiment(tiny_space(), evaluator, strategy, in_process(tmp_path, "simplified")).run()
         assert loaded == [path] * (seed + 1)
-        assert list(strategy.scores().values()) == list(score_archs(supernet, archs.values(), few_digits()))
+        assert list(strategy.scores().values()) == plain_scores(supernet, archs, few_digits())
         scores.append(strategy.scores())
     assert scores[0] != scores[1]
 
@@ -411,10 +415,9 @@ def test_a_trial_reports_the_mean_so_far_after_every_batch_and_the_score_at_the_
     evaluator = FunctionalEvaluator(score_subnet, scoring=few_digits)
     RetiariiExperiment(supernet, evaluator, strategy, in_process(tmp_path)).run()
     batches = list(few_digits().test())
-    so_far = [
-        next(score_archs(supernet, archs.values(), Scoring("loss", "batch", lambda n=n: batches[:n])))
-        for n in (1, 2, 3)
-    ]
+    so_far = []
+    for n in (1, 2, 3):
+        so_far += plain_scores(supernet, archs, Scoring("loss", "batch", lambda n=n: batches[:n]))
     (model,) = strategy.list_models()
     assert list(model.metrics.intermediates) == so_far
     assert model.metric == so_far[-1]
@@ -462,7 +465,7 @@ def test_interrupted_training_returns_no_supernet(tmp_path, monkeypatch):
     monkeypatch.setattr(SandwichStrategy, "mutate_model", interrupt)
     images, run = digits(train=True).first(100), TrainingRun(tmp_path, accelerator="cpu")
     with pytest.raises(KeyboardInterrupt):
-        train_supernet(tiny_space(), DIGITS, images, images, seed=0, run=run)
+        train_supernet(tiny_space(), EMBEDDED, images, images, seed=0, run=run)
 
 
 def test_a_list_stops_at_the_largest_number_of_trials(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import nni
 
 from nni_nas_consistency.scoring.plain import score_network
-from nni_nas_consistency.scoring.scoring import Scoring
+from nni_nas_consistency.scoring.scoring import Score, Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.checkpoint import load_supernet
 from nni_nas_consistency.supernet.extract import sub_state_dict
@@ -46,9 +46,11 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
         supernet = _supernet_of(type(model), tuple(model.args.items()), path, modified)  # type: ignore[arg-type]
         model.load_state_dict(sub_state_dict(supernet, model.frozen_arch), strict=True)
     how = _scoring_of(scoring)
-    score = score_network(model, how, report=lambda mean: nni.report_intermediate_result(mean.of(how.metric))).of(
-        how.metric
-    )
+
+    def report(so_far: Score) -> None:
+        nni.report_intermediate_result(so_far.of(how.metric))
+
+    score = score_network(model, how, report=report).of(how.metric)
     nni.report_final_result(score)
     return score
 

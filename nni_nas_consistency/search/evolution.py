@@ -13,7 +13,8 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.files.score_files import ScoreFile, write_scores
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
-from nni_nas_consistency.scoring.plain import Scoring, score_network
+from nni_nas_consistency.scoring.plain import score_network
+from nni_nas_consistency.scoring.scoring import Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
 
 
@@ -48,7 +49,7 @@ def evolve(
     """
 
     def evaluate(subnet: ChainSpace) -> None:
-        nni.report_final_result(score_network(subnet, scoring))
+        nni.report_final_result(score_network(subnet, scoring).of(scoring.metric))
         progress(1)
 
     strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
