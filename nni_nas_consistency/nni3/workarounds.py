@@ -113,8 +113,7 @@ def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
 def localhost_only() -> Iterator[None]:
     """Bind an NNI manager that is started inside the block to 127.0.0.1; also one that `nnictl` starts.
 
-    NNI's manager serves its web page, from which commands can be run, on all network interfaces without a password.
-    Child processes inherit the change through the environment variable NODE_OPTIONS. Can go with
+    NNI's manager serves its web page and REST API on all network interfaces, without a password. Child processes inherit the change through the environment variable NODE_OPTIONS. Can go with
     `test_nnis_manager_listens_on_all_interfaces_unless_it_is_bound_to_this_machine`.
     """
     before = os.environ.get("NODE_OPTIONS")
@@ -159,8 +158,8 @@ def _without_missing(freeze_weight: Callable[..., dict[str, Any]]) -> Callable[.
 def checkpoint_types_allowed() -> Iterator[None]:
     """Let `torch.load` read the checkpoint of an experiment with NNI's search strategies, and no other pickles.
 
-    NNI calls `torch.load` without `weights_only`; since torch 2.6 that refuses the generator and the population in
-    such a checkpoint, so that no experiment can be resumed. Can go with
+    NNI calls `torch.load` without `weights_only`; since torch 2.6 that refuses the random state and the population in
+    such a checkpoint, so that no search can be resumed. Can go with
     `test_an_interrupted_search_resumes_with_its_generator_and_its_history`.
     """
     before = torch.serialization.get_safe_globals()

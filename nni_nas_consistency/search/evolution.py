@@ -31,8 +31,9 @@ def evolve(
 ) -> Arch:
     """Search a trained supernet by regularized evolution in this process, and return the arch with the best score.
 
-    The first `population` archs are random. Each further one is a mutation of the best of a random quarter of the
-    population, and replaces the oldest. No arch is scored twice.
+    The first `population` archs are random. Each further one is a mutation of the best of a quarter of the population
+    drawn at random (at least two), with every choice redrawn with probability 0.05, and replaces the oldest. No arch is
+    scored twice.
 
     Args:
         supernet: The trained supernet.
