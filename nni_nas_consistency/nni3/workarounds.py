@@ -113,7 +113,8 @@ def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
 def localhost_only() -> Iterator[None]:
     """Bind an NNI manager that is started inside the block to 127.0.0.1; also one that `nnictl` starts.
 
-    NNI's manager serves its web page and REST API on all network interfaces, without a password. Child processes inherit the change through the environment variable NODE_OPTIONS. Can go with
+    NNI's manager serves its web page and REST API on all network interfaces, without a password. Child processes
+    inherit the change through the environment variable NODE_OPTIONS. Can go with
     `test_nnis_manager_listens_on_all_interfaces_unless_it_is_bound_to_this_machine`.
     """
     before = os.environ.get("NODE_OPTIONS")
