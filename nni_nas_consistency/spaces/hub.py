@@ -23,7 +23,7 @@ from nni_nas_consistency.archs.domains import Constraint as DomainConstraint
 from nni_nas_consistency.archs.domains import Domain, Picks, Variable
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.make import codec_of
-from nni_nas_consistency.supernet.nni_modules import choices_of
+from nni_nas_consistency.supernet.nni_modules import choices_of, nni_choice
 
 NESTED_OPERATORS: Mapping[type[ModelSpace], tuple[str, ...]] = {AutoFormer: (), MobileNetV3Space: ("identity", "se")}
 """The hub spaces with a largest arch, and their operators, each of which contains the weights of those before it."""
@@ -109,8 +109,14 @@ def _constraining(space: ModelSpace) -> list[Mutable]:
 
 
 def _constraint(mutable: Mutable) -> DomainConstraint:
+    choices_by_label = mutable.simplify()
+
     def refusal(choices: Picks) -> str | None:
-        sample = {label: list(choice) if isinstance(choice, tuple) else choice for label, choice in choices.items()}
+        sample = {
+            label: nni_choice(choices_by_label[label], choice)
+            for label, choice in choices.items()
+            if label in choices_by_label
+        }
         error = mutable.check_contains(sample)
         return None if error is None else " ".join(str(error).split())
 

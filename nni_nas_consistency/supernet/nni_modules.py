@@ -12,12 +12,13 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import torch
-from nni.mutable import Categorical, CategoricalMultiple, LabeledMutable, Mutable, Sample
+from nni.mutable import Categorical, CategoricalMultiple, LabeledMutable, Mutable, Numerical, Sample
 from nni.mutable.annotation import Constraint
 from nni.mutable.symbol import Symbol, SymbolicExpression
 from nni.nas.nn.pytorch import (
@@ -32,7 +33,7 @@ from nni.nas.nn.pytorch import (
     Repeat,
 )
 from nni.nas.nn.pytorch import base as nni_base
-from nni.nas.nn.pytorch import choice as nni_choice
+from nni.nas.nn.pytorch import choice as nni_choices
 from nni.nas.nn.pytorch import repeat as nni_repeat
 from nni.nas.nn.pytorch.choice import ChosenInputs
 from nni.nas.oneshot.pytorch.strategy import MutationHook
@@ -51,7 +52,10 @@ Hooked: TypeAlias = "nn.Module | bool | tuple[nn.Module | None, bool] | None"
 SERVED = (LayerChoice, InputChoice, Repeat, *(operation.bound_type for operation in NATIVE_MIXED_OPERATIONS))
 """The types with choices that NNI's supernet modules take the place of; none of their subclasses."""
 
-WAY_OUT = "write the choice with LayerChoice, InputChoice, Repeat or one of NNI's mutable layers, or give mutate a hook"
+WAY_OUT = (
+    "write it with LayerChoice, InputChoice, Repeat or a mutable layer, give mutate a hook, "
+    "or search with a multi-trial strategy"
+)
 
 
 def mutate(space: ModelSpace, hooks: Sequence[MutationHook] = ()) -> None:
@@ -69,6 +73,7 @@ def mutate(space: ModelSpace, hooks: Sequence[MutationHook] = ()) -> None:
         InputError: A module has choices that neither a hook nor NNI's modules serve exactly. The space is as it was.
     """
     _refuse_choices_of_the_space(space)
+    _refuse_shared(space)
     children = [(module, dict(module._modules)) for module in space.modules()]
     try:
         _PathSampling(hooks).mutate_model(space)
@@ -101,6 +106,15 @@ def choices_of(space: ModelSpace) -> dict[str, tuple[Choice, ...]]:
     """
     mutables = space.simplify().items()
     return {label: _values(label, mutable) for label, mutable in mutables if not isinstance(mutable, Constraint)}
+
+
+def nni_choice(mutable: LabeledMutable, choice: Any) -> Any:
+    """Return a choice with the sequence that NNI has: a list where it chooses several, a tuple where one is a tuple."""
+    if isinstance(mutable, CategoricalMultiple) and isinstance(choice, tuple):
+        return list(choice)
+    if isinstance(mutable, Categorical) and isinstance(choice, list):
+        return tuple(choice)
+    return choice
 
 
 def set_sample(supernet: ModelSpace, sample: Mapping[str, Any]) -> None:
@@ -147,10 +161,11 @@ def frozen_subnet(supernet: MutableModule, sample: Mapping[str, Any]) -> nn.Modu
             frozen = nni_base.recursive_freeze(supernet, checked, include_root=False)[0]
         else:
             frozen = supernet.freeze(checked)
-    for module in frozen.modules():
+    subnet: nn.Module = copy.deepcopy(frozen)
+    for module in subnet.modules():
         if type(module) in (nn.Sequential, ChosenInputs):  # made anew by NNI, in training mode
             module.training = supernet.training
-    return cast("nn.Module", copy.deepcopy(frozen))
+    return subnet
 
 
 @contextmanager
@@ -161,7 +176,7 @@ def exact_freeze() -> Iterator[None]:
     """
     repaired: list[tuple[Any, str, Any]] = [
         (nni_base, "recursive_freeze", _recursive_freeze),
-        (nni_choice, "recursive_freeze", _recursive_freeze),
+        (nni_choices, "recursive_freeze", _recursive_freeze),
         (nni_repeat, "recursive_freeze", _recursive_freeze),
         (MixedOperation, "freeze", _freeze_operation),
         (ParametrizedModule, "freeze", _freeze_without_choices),
@@ -221,7 +236,22 @@ def _refuse_unserved(module: nn.Module, name: str, memo: dict[str, Any], mutate_
 def _refuse_choices_of_the_space(space: ModelSpace) -> None:
     for mutable in space.mutables:
         if not isinstance(mutable, Constraint):
-            _refuse("the space itself", space, f"no supernet module reads its choice {mutable}; {WAY_OUT}")
+            _refuse("the space itself", space, f"no supernet module reads its choice {mutable!r}; {WAY_OUT}")
+
+
+def _refuse_shared(space: ModelSpace) -> None:
+    """Refuse a module with choices that is registered in two places: NNI would replace it in one, or by two others."""
+    places: dict[nn.Module, str] = {}
+    for path, parent in space.named_modules():
+        for name, module in parent._modules.items():
+            if not isinstance(module, MutableModule) or not module.mutables or isinstance(module, BaseSuperNetModule):
+                continue
+            place = f"{path}.{name}" if path else name
+            if module in places:
+                _refuse(
+                    place, module, f"is also {places[module]}, and NNI would not share its weights; make two of them"
+                )
+            places[module] = place
 
 
 def _refuse(name: str, module: nn.Module, reason: str | None) -> None:
@@ -235,6 +265,9 @@ def _served_wrongly(module: nn.Module) -> str | None:
         return _unsupported_cell(module)
     if not isinstance(module, SERVED) or not module.mutables:
         return None
+    for label, choice in module.simplify().items():
+        if isinstance(choice, Numerical):
+            return f"{label} is continuous, which has no largest weight; list its values with nni.choice"
     if isinstance(module, Repeat) and module.min_depth == 0:
         return (
             "depth 0 fails in NNI's supernet; start from depth 1, with a LayerChoice of nn.Identity as the first block"
@@ -257,9 +290,7 @@ def _unsupported_cell(cell: Cell) -> str | None:
             "give op_candidates as modules, or search the space with a multi-trial strategy"
         )
     if cell.merge_op != "all":
-        return (
-            f"merge_op={cell.merge_op!r} cannot be frozen; give merge_op='all', or search with a multi-trial strategy"
-        )
+        return "NNI's supernet cannot freeze merge_op='loose_end'; give 'all', or search with a multi-trial strategy"
     return None
 
 
@@ -297,8 +328,9 @@ def _become_plain(module: nn.Module) -> None:
 
 def _carry_over(before: nn.Module, after: MixedOperation) -> None:
     """Give a supernet module what the module in its place had: weights of the same size, type, device, settings."""
-    like = next(before.parameters())
-    after.to(device=like.device, dtype=like.dtype)
+    like = next(chain(before.parameters(), before.buffers()), None)
+    if like is not None:
+        after.to(device=like.device, dtype=like.dtype)
     after.train(before.training)
     for setting in ("eps", "momentum"):
         if hasattr(before, setting) and setting not in after.mutable_arguments:
@@ -327,6 +359,8 @@ _plans: WeakKeyDictionary[MutableModule, _Plan] = WeakKeyDictionary()  # by iden
 def _plan(supernet: MutableModule) -> _Plan:
     if supernet not in _plans:
         modules = [module for module in supernet.modules() if isinstance(module, BaseSuperNetModule)]
+        if modules and modules[0] is supernet:
+            del modules[0]  # a plan that holds its own key would never be freed
         _plans[supernet] = _Plan(supernet.simplify(), modules)
     return _plans[supernet]
 
@@ -339,7 +373,7 @@ def _checked(supernet: MutableModule, plan: _Plan, sample: Mapping[str, Any]) ->
             continue
         if label not in sample:
             raise ArchError(f"the sample has no choice for {label!r}; {type(supernet).__name__} needs {mutable!r}")
-        checked[label] = _as_nni_has_it(mutable, sample[label])
+        checked[label] = nni_choice(mutable, sample[label])
         error = mutable.check_contains(checked)
         if error is not None:
             raise ArchError(f"{label} is {sample[label]!r}; {type(supernet).__name__} allows {mutable!r}")
@@ -349,22 +383,13 @@ def _checked(supernet: MutableModule, plan: _Plan, sample: Mapping[str, Any]) ->
     return checked
 
 
-def _as_nni_has_it(mutable: LabeledMutable, choice: Any) -> Any:
-    """Return a choice with NNI's sequences: a list where several are chosen, a tuple where one is a tuple."""
-    if isinstance(mutable, CategoricalMultiple) and isinstance(choice, tuple):
-        return list(choice)
-    if isinstance(mutable, Categorical) and isinstance(choice, list) and choice not in mutable.values:
-        return tuple(choice)
-    return choice
-
-
 def _values(label: str, mutable: LabeledMutable) -> tuple[Choice, ...]:
     if isinstance(mutable, CategoricalMultiple):
         values = [tuple(chosen) for chosen in mutable.grid()]
     elif isinstance(mutable, Categorical):
         values = mutable.values
     else:
-        raise InputError(f"{label} is a continuous choice, {mutable}; list its values with nni.choice")
+        raise InputError(f"{label} is a continuous choice, {mutable!r}; list its values with nni.choice")
     for value in values:
         parts = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(part, (int, float, str)) for part in parts):
