@@ -1,46 +1,63 @@
-from .archs.arch import DIGITS, RESNET20, RESNET48, Arch
-from .errors import ArchError
+from .archs.arch import Arch
+from .archs.codecs import DIGITS_CODEC, RESNET20_CODEC, RESNET48_CODEC
+from .archs.domains import Domain
+from .errors import ArchError, InputError
 from .files.arch_lists import read_released, write_released
 from .files.score_files import read_scores, write_scores
-from .nni3.experiment import RetiariiExeConfig, RetiariiExperiment, train_supernet
+from .jobs import RankJob, ScoreJob, TrainJob
+from .nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from .nni3.trial import score_subnet
 from .ranking.statistics import kendall_tau, pearson, rank_consistency, spearman
-from .scoring.plain import Scoring, score_archs, score_network
+from .scoring.images import image_scoring
+from .scoring.plain import score_archs, score_network
+from .scoring.scoring import Scoring
 from .spaces.chain import ChainSpace
+from .spaces.hub import domain_of
 from .spaces.resnet20 import ResNet20Space
 from .strategies.multitrial import ReleasedArchs
 from .strategies.oneshot import SandwichStrategy
 from .strategies.sampling import FairSampler, ParamsSampler, PoolSampler, UniformSampler, strict_fair_sampler
-from .strategies.steps import sandwich_step
-from .supernet.active import set_active_subnet
+from .strategies.steps import label_step, multi_path_step, sandwich_step
+from .supernet.active import active_subnet
 from .supernet.checkpoint import load_supernet, save_supernet
 from .supernet.extract import sub_state_dict
-from .supernet.modules import make_supernet
+from .supernet.make import make_supernet
 from .training.alone import train_alone
-from .training.lightning import TrainingRun, image_scoring, training_evaluator
+from .training.lightning import training_evaluator
+from .training.run import TrainingRun
+from .training.supernet import train_supernet
 
 __all__ = [
-    "DIGITS",
-    "RESNET20",
-    "RESNET48",
+    "DIGITS_CODEC",
+    "RESNET20_CODEC",
+    "RESNET48_CODEC",
     "Arch",
     "ArchError",
     "ChainSpace",
+    "Domain",
     "FairSampler",
+    "InputError",
     "ParamsSampler",
     "PoolSampler",
+    "RankJob",
     "ReleasedArchs",
     "ResNet20Space",
     "RetiariiExeConfig",
     "RetiariiExperiment",
     "SandwichStrategy",
+    "ScoreJob",
     "Scoring",
+    "TrainJob",
     "TrainingRun",
     "UniformSampler",
+    "active_subnet",
+    "domain_of",
     "image_scoring",
     "kendall_tau",
+    "label_step",
     "load_supernet",
     "make_supernet",
+    "multi_path_step",
     "pearson",
     "rank_consistency",
     "read_released",
@@ -50,7 +67,6 @@ __all__ = [
     "score_archs",
     "score_network",
     "score_subnet",
-    "set_active_subnet",
     "spearman",
     "strict_fair_sampler",
     "sub_state_dict",

@@ -1,5 +1,7 @@
 """`python -m nni_nas_consistency`: the command line."""
 
+import sys
+
 from nni_nas_consistency.cli.main import main
 
-main()
+sys.exit(main())

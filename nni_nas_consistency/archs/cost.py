@@ -1,14 +1,16 @@
-"""Parameters and multiply-accumulates (MACs) of an arch, counted stage by stage without building a network.
+"""Parameters and multiply-accumulates (MACs) as values, counted layer by layer without building a network.
 
 Counted are the weights of convolutions, batch norms (scale and shift) and the classifier with its bias, and the
-MACs of convolutions and the classifier for one image: the convention that gives the released constants.
+MACs of convolutions and the classifier for one image: the convention that gives the published constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+from nni_nas_consistency.archs.arch import Arch
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,16 @@ class Cost:
         return Cost(self.params + other.params, self.macs + other.macs)
 
 
-class CostedStage(Protocol):
-    """A stage that knows what it costs."""
+class CostedLink(Protocol):
+    """A part of a chain that knows what it costs."""
 
-    def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
-        """Return the cost at these widths on `side` × `side` features, and the side that comes out."""
+    def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
+        """Return the cost at an input of `side` × `side` pixels, and the side of the output."""
 
 
-def conv_cost(channels_in: int, channels_out: int, kernel: int, side: int) -> Cost:
-    """Return the cost of a convolution without bias and the batch norm after it.
-
-    Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
-        kernel: Side of the kernel, in pixels.
-        side: Side of the output, in pixels.
-    """
-    weights = channels_in * channels_out * kernel * kernel
+def conv_cost(channels_in: int, channels_out: int, kernel: int, side: int, groups: int = 1) -> Cost:
+    """Return the cost of a convolution without bias and its batch norm, at an output of `side` × `side` pixels."""
+    weights = channels_in // groups * channels_out * kernel * kernel
     return Cost(weights + 2 * channels_out, weights * side * side)
 
 
@@ -52,16 +47,16 @@ def linear_cost(features_in: int, features_out: int) -> Cost:
     return Cost((features_in + 1) * features_out, features_in * features_out)
 
 
-def chain_cost(stages: Iterable[CostedStage], widths: Mapping[str, int], side: int) -> Cost:
-    """Return the cost of a chain of stages.
+def chain_cost(links: Iterable[CostedLink], arch: Arch, side: int) -> Cost:
+    """Return the cost of a chain of links.
 
     Args:
-        stages: The stages, first to last.
-        widths: The width of every label, in channels.
+        links: The links, first to last.
+        arch: The arch.
         side: Side of the input images, in pixels.
     """
     total = Cost(0, 0)
-    for stage in stages:
-        cost, side = stage.cost(widths, side)
+    for link in links:
+        cost, side = link.cost(arch, side)
         total += cost
     return total

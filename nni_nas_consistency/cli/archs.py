@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from nni_nas_consistency.archs.arch import RESNET48, ArchForm
-from nni_nas_consistency.cli import parse as words
+from nni_nas_consistency.cli import parse
+from nni_nas_consistency.cli.options import SeedOption
 from nni_nas_consistency.cli.parse import SpaceWord
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 
 archs_app = typer.Typer(no_args_is_help=True, help="Released lists of archs.")
 
+SpaceOption = Annotated[SpaceWord | None, typer.Option("--space", help="Search space; resnet20 by default.")]
+
 
 @archs_app.command("check")
-def archs_check(
-    file: Annotated[Path, typer.Argument(help="Released list.")],
-    space: Annotated[Literal["resnet20", "resnet48", "digits"], typer.Option(help="Search space.")] = "resnet20",
-) -> None:
+def archs_check(file: Annotated[Path, typer.Argument(help="Released list.")], space: SpaceOption = None) -> None:
     """Check every arch of a released list."""
-    form: ArchForm = RESNET48 if space == "resnet48" else words.form_of(space)
-    entries = read_released(file, form)
-    print(
-        f"{len(entries)} archs, {len(entries)} valid, {len({entry.arch.code for entry in entries.values()})} distinct"
-    )
+    codec = parse.system_and_data(space, None)[0].codec
+    entries = read_released(file, codec)
+    distinct = {codec.canonical(entry.arch.code) for entry in entries.values()}
+    print(f"{len(entries)} archs, {len(entries)} valid, {len(distinct)} distinct")
 
 
 @archs_app.command("sample")
 def archs_sample(
     out: Annotated[Path, typer.Option("--out", help="File to write.")],
-    space: Annotated[SpaceWord, typer.Option("--space", help="Search space.")] = "resnet20",
+    space: SpaceOption = None,
     count: Annotated[int, typer.Option(min=1, help="How many archs.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Write a list of archs that spread over capacity, in released form."""
+    system, _ = parse.system_and_data(space, None)
     import torch
 
     from nni_nas_consistency.strategies.sampling import spread_archs
 
-    archs = spread_archs(words.form_of(space), count, torch.Generator().manual_seed(seed))
+    archs = spread_archs(system.domain, count, torch.Generator().manual_seed(seed))
     write_released(out, {f"arch{index}": Entry(arch, 0) for index, arch in enumerate(archs, 1)})
+    print(f"{out}: {len(archs)} archs")

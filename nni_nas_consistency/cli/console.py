@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -32,6 +33,11 @@ def quiet_libraries() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 
 
+def command_line(context: typer.Context) -> list[str]:
+    """Return the words of the running command, the program first."""
+    return ["nni-consistency", *context.find_root().obj]
+
+
 def say(line: str) -> None:
     """Write a line to standard error at once."""
     print(line, file=sys.stderr, flush=True)
@@ -39,7 +45,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
-    """Give a function to tell of work that is done; it shows how far it is, the rate and the time left.
+    """Give a progress callback, which shows how many pieces of work are done, the rate and the time left.
 
     Args:
         total: How many pieces of work there are.

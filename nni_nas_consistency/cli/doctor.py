@@ -1,4 +1,4 @@
-"""What is installed, and whether it works together."""
+"""`nni-consistency doctor`: what is installed, and whether it works together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import typer
 
 PACKAGES = (
     "nni-nas-consistency",
@@ -45,6 +47,15 @@ class Finding:
     what: str
     ok: bool
     told: str
+
+
+def doctor() -> None:
+    """Print versions, whether NNI's pieces import, and what is wrong."""
+    findings = diagnose()
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.told}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
 
 
 def diagnose() -> list[Finding]:

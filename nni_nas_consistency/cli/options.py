@@ -1,4 +1,4 @@
-"""The options that several commands of `nni-consistency` share, so that each has one name and one help text."""
+"""The options that several verbs share, so that each has one name, one default and one help text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import typer
 
 from nni_nas_consistency.cli.parse import DataWord, SpaceWord
 
-SpaceOption = Annotated[SpaceWord, typer.Option("--space", help="Search space.")]
-DataOption = Annotated[DataWord, typer.Option("--data", help="Data set.")]
+SpaceOption = Annotated[
+    SpaceWord | None, typer.Option("--space", help="Search space; by default the checkpoint's, else resnet20.")
+]
+DataOption = Annotated[
+    DataWord | None, typer.Option("--data", help="Data set; by default the checkpoint's, else that of the space.")
+]
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data set.")]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch the data set into --data-root if missing.")]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]

@@ -1,154 +1,138 @@
-"""The words of the command line turned into objects: spaces, data sets, recipes, devices. Nowhere else."""
+"""The words of the command line, turned into the objects of jobs, in this one place; all without torch and NNI.
+
+What is wrong with a word is found here, in a fraction of a second, before anything heavy is imported.
+"""
 
 from __future__ import annotations
 
 import math
-import os
-import platform
-import sys
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
-from nni_nas_consistency.archs.arch import DIGITS, RESNET20, WidthForm
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.checkpoint_header import CheckpointHeader, read_checkpoint_header
+from nni_nas_consistency.files.score_files import SCORE_FORMAT
+from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object
+from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
+from nni_nas_consistency.training.recipes import RECIPES, Phase, Recipe
 
-if TYPE_CHECKING:
-    import torch
-
-    from nni_nas_consistency.images.augmentation import Augmentation
-    from nni_nas_consistency.images.datasets import Images
-    from nni_nas_consistency.scoring.arch_list import Scorer
-    from nni_nas_consistency.spaces.chain import ChainSpace
-    from nni_nas_consistency.training.recipes import MakeSampler, Recipe
-
-SpaceWord = Literal["resnet20", "digits"]
+SpaceWord = Literal["resnet20", "resnet48", "digits"]
 DataWord = Literal["cifar100", "cifar10", "digits"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits"]
-ScorerWord = Literal["prefix", "subnet"]
-PrecisionWord = Literal["float32", "bf16", "float64"]
+PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+
+Value = TypeVar("Value")
 
 
-def form_of(space: SpaceWord) -> WidthForm:
-    """Return how a space writes its archs."""
-    return DIGITS if space == "digits" else RESNET20
+def system_and_data(
+    space: str | None, data: str | None, *, checkpoint: Path | None = None, recipe: str | None = None
+) -> tuple[System, DataSet]:
+    """Return the system and the data set of a command.
 
-
-def space_of(space: SpaceWord, images: Images | None, *, standalone: bool = False) -> ChainSpace:
-    """Return a space for the classes, channels and size of `images`, or of its released data set.
-
-    Args:
-        space: The word.
-        images: What the networks will see; None where they are only counted, by the standalone rule.
-        standalone: Whether networks of `resnet20` have the shortcuts that its reference accuracies were trained with.
-    """
-    from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-
-    if space == "digits":
-        classes, channels, size = (10, 1, 8) if images is None else (images.num_classes, *images.x.shape[1:3])
-        return ResNet20Space(classes, channels, size, width_unit=1)
-    classes, channels, size = (100, 3, 32) if images is None else (images.num_classes, *images.x.shape[1:3])
-    rule: Literal["standalone", "projection"] = "standalone" if standalone or images is None else "projection"
-    return ResNet20Space(classes, channels, size, rule)
-
-
-def supernet_of(space: SpaceWord, checkpoint: Path, images: Images) -> tuple[ChainSpace, dict[str, Any]]:
-    """Return the supernet of a checkpoint, for such images, and what made it.
+    What is not named follows from the checkpoint, where there is one, else from what is named: the data set from the
+    space, the space from the data set or the recipe. By default it is CVPR 2021 track 1 on CIFAR-100.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used, or is of another space.
+        CheckpointError: The checkpoint cannot be read, or was trained for a different space than the one that is named.
     """
-    from nni_nas_consistency.supernet.checkpoint import load_supernet
-    from nni_nas_consistency.supernet.modules import make_supernet
+    header = None if checkpoint is None else read_checkpoint_header(checkpoint)
+    system = _system(space, data, header, recipe)
+    if header is not None and system_of_checkpoint(header.space) not in (system, None):
+        of_checkpoint = system_of_checkpoint(header.space)
+        assert of_checkpoint is not None
+        raise InputError(
+            f"{checkpoint}: was trained for space {of_checkpoint.space}, not {system.space}; leave --space out"
+        )
+    named = data or (None if header is None else header.about.get("data"))
+    return system, _named(DATA_SETS, str(named)) or system.data
 
-    supernet = make_supernet(space_of(space, images))
-    return supernet, load_supernet(checkpoint, supernet)
+
+def _system(space: str | None, data: str | None, header: CheckpointHeader | None, recipe: str | None) -> System:
+    for system in SYSTEMS:
+        if space == system.space:
+            return system
+    if header is not None:
+        return system_of_checkpoint(header.space) or CVPR2021
+    for system in SYSTEMS:
+        if data is None and recipe in [own.name for own in system.recipes]:
+            return system
+    for system in SYSTEMS:
+        if data == system.data.name:
+            return system
+    return CVPR2021
 
 
-def images_of(data: DataWord, root: Path | None, *, train: bool, download: bool) -> tuple[Images, Augmentation]:
-    """Return a part of a data set, and how its test images are normalised.
+def system_of_scores(space: str | None, scores: Path) -> System:
+    """Return the system that a score file tells, unless a space is named.
 
     Raises:
-        InputError: The data set needs a folder and none is given, or is not there.
+        FileError: The file cannot be read.
     """
-    from nni_nas_consistency.images.augmentation import CIFAR10_TEST, CIFAR100_TEST, DIGITS_TEST
-    from nni_nas_consistency.images.datasets import cifar10, cifar100, digits
-
-    if data == "digits":
-        return digits(train=train), DIGITS_TEST
-    if root is None:
-        raise InputError(f"{data} needs --data-root, the folder that holds it; --download fetches it there")
-    if data == "cifar10":
-        return cifar10(root, train=train, download=download), CIFAR10_TEST
-    return cifar100(root, train=train, download=download), CIFAR100_TEST
-
-
-def training_augmentation(data: DataWord) -> Augmentation:
-    """Return how the training images of a data set are augmented where an arch is trained alone."""
-    from nni_nas_consistency.images.augmentation import CIFAR10_TRAIN, CIFAR100_TRAIN, DIGITS_TEST
-
-    return {"cifar100": CIFAR100_TRAIN, "cifar10": CIFAR10_TRAIN, "digits": DIGITS_TEST}[data]
+    if space is None:
+        with file_errors(scores):
+            document = read_object(scores)
+            if document.get("format") == SCORE_FORMAT:
+                space = str(object_of(document.get("provenance"), "provenance").get("space"))
+    return system_and_data(space, None)[0]
 
 
 def recipe_of(
-    recipe: RecipeWord, images: Images, epochs: int | None = None, n: int | None = None, changes: Sequence[str] = ()
+    word: str | None, system: System, data: DataSet, epochs: int | None, n: int | None, changes: Sequence[str]
 ) -> Recipe:
-    """Return a recipe, changed where epochs, archs a batch or other settings are given.
+    """Return a recipe, changed where epochs, archs per step or other settings are given.
 
     Args:
-        recipe: The word.
-        images: What will be trained on.
-        epochs: Instead of the recipe's; its warm-up and teacher's epoch move in proportion.
-        n: Archs a batch, instead of the recipe's.
+        word: Its name; None: the first of the system.
+        system: The competition or benchmark.
+        data: What will be trained on.
+        epochs: Instead of the recipe's, in its last phase; its warm-up and teacher's epoch change in proportion.
+        n: Archs per step, instead of the recipe's.
         changes: Texts like `lr=0.2`: settings that come last and so win.
 
     Raises:
         InputError: The recipe is for images of other channels; a change is none, or out of its range.
     """
-    from nni_nas_consistency.training import recipes
-
-    chosen = {"nazarick": recipes.NAZARICK, "short": recipes.SHORT, "ans": recipes.ANS, "digits": recipes.DIGITS}[
-        recipe
-    ]
-    wanted, there = len(chosen.augmentation.mean), images.x.shape[1]
-    if wanted != there:
+    if word is None and not system.recipes:
+        raise InputError(f"space {system.space} has no recipe and no network yet: its lists can be checked and ranked")
+    recipe = system.recipes[0] if word is None else _named(RECIPES, word)
+    assert recipe is not None
+    channels = data.shape[1]
+    if recipe.channels != channels:
         raise InputError(
-            f"recipe {recipe} is for images of {wanted} channels, these have {there}; give another --recipe"
+            f"recipe {recipe.name} is for images of {recipe.channels} channels, these have {channels}; "
+            "give another --recipe"
         )
-    chosen = replace(chosen if epochs is None else chosen.for_epochs(epochs), n=n or chosen.n)
-    return _changed(chosen, changes)
+    *before, last = recipe.phases
+    last = last if epochs is None else last.for_epochs(epochs)
+    phases = [_changed(replace(phase, n=n or phase.n), changes) for phase in [*before, last]]
+    return replace(recipe, phases=tuple(phases))
 
 
-def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    readers: dict[str, tuple[Callable[[str], Any], str]] = {
-        **dict.fromkeys(("lr", "weight_decay", "momentum"), (_number, "a number of at least 0")),
-        "batch_size": (lambda text: _count(text, least=1), "a whole number of at least 1"),
-        "warmup_steps": (_count, "a whole number of at least 0"),
-        **dict.fromkeys(("sandwich", "distill"), ({"true": True, "false": False}.__getitem__, "true or false")),
-        "distill_from": (_count, "an epoch, the first being 0"),
-        "grad_clip": (lambda text: None if text == "none" else _above_zero(text), "a number above 0, or none"),
-        "sampler": (_sampler, "strict-fair, uniform or params"),
-    }
-    values: dict[str, Any] = {}
+def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
+    """Return a phase with the changes of `--set`."""
     for change in changes:
         name, _, text = change.partition("=")
-        if name not in readers:
-            raise InputError(f"--set {change}: there is no setting {name!r}; give NAME=VALUE of {', '.join(readers)}")
-        read, allowed = readers[name]
-        try:
-            values[name] = read(text)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"--set {change}: {name} is {allowed}, not {text!r}") from error
-    of_optimization = {name: value for name, value in values.items() if hasattr(recipe.optimization, name)}
-    others = {name: value for name, value in values.items() if name not in of_optimization}
-    changed = replace(recipe, optimization=replace(recipe.optimization, **of_optimization), **others)
-    if changed.distill and not changed.sandwich:
-        raise InputError("without the sandwich rule there is no teacher; add --set distill=false")
-    if "distill_from" in values and not changed.distill:
-        raise InputError(f"--set distill_from={changed.distill_from}: nothing is distilled; leave it out")
-    return changed
+        if name in OPTIMIZATION_READERS:
+            value = _read(change, name, text, *OPTIMIZATION_READERS[name])
+            phase = replace(phase, optimization=replace(phase.optimization, **{name: value}))
+        elif name in PHASE_READERS:
+            phase = replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
+        else:
+            allowed = ", ".join([*OPTIMIZATION_READERS, *PHASE_READERS])
+            raise InputError(f"--set {change}: there is no setting {name!r}; give NAME=VALUE of {allowed}")
+    if phase.rule == "multi-path" and phase.distill_from is not None:
+        raise InputError("several paths have no teacher; add --set distill_from=never to rule=multi-path")
+    return phase
+
+
+def _read(change: str, name: str, text: str, read: Callable[[str], Value], allowed: str) -> Value:
+    try:
+        return read(text)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"--set {change}: {name} is {allowed}, not {text!r}") from error
 
 
 def _number(text: str) -> float:
@@ -158,61 +142,71 @@ def _number(text: str) -> float:
     return value
 
 
-def _above_zero(text: str) -> float:
+def _above_zero_or_none(text: str) -> float | None:
+    if text == "none":
+        return None
     value = _number(text)
     if value == 0:
         raise ValueError(text)
     return value
 
 
-def _count(text: str, least: int = 0) -> int:
+def _count(text: str) -> int:
     value = int(text)
-    if value < least:
+    if value < 0:
         raise ValueError(text)
     return value
 
 
-def _sampler(text: str) -> MakeSampler:
-    from nni_nas_consistency.training.recipes import by_params, strict_fair, uniform
-
-    return {"strict-fair": strict_fair, "uniform": uniform, "params": by_params}[text]
-
-
-def scorer_of(scorer: ScorerWord) -> Scorer:
-    """Return what scores blocks of archs."""
-    from nni_nas_consistency.scoring.plain import score_one_by_one
-    from nni_nas_consistency.scoring.prefix import score_prefixes
-
-    return score_prefixes if scorer == "prefix" else score_one_by_one
+def _count_above_zero(text: str) -> int:
+    value = _count(text)
+    if value == 0:
+        raise ValueError(text)
+    return value
 
 
-def dtype_of(precision: PrecisionWord) -> torch.dtype:
-    """Return the type that features are computed in."""
-    import torch
-
-    return {"float32": torch.float32, "bf16": torch.bfloat16, "float64": torch.float64}[precision]
+def _epoch_or_never(text: str) -> int | None:
+    return None if text == "never" else _count(text)
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def _one_of(*words: str) -> Callable[[str], str]:
+    return {word: word for word in words}.__getitem__
+
+
+OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "lr": (_number, "a number of at least 0"),
+    "weight_decay": (_number, "a number of at least 0"),
+    "momentum": (_number, "a number of at least 0"),
+    "batch_size": (_count_above_zero, "a whole number of at least 1"),
+    "warmup_steps": (_count, "a whole number of at least 0"),
+}
+PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "rule": (_one_of("sandwich", "multi-path"), "sandwich or multi-path"),
+    "sampling": (_one_of("strict-fair", "fair", "uniform", "params"), "strict-fair, fair, uniform or params"),
+    "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
+    "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
+}
+
+
+def shard_of(text: str | None) -> tuple[int, int]:
+    """Return index and count of a text like `2/8`, and those of the whole list for None.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: The text is none, or out of range.
     """
-    import torch
+    if text is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+    if match is None:
+        raise InputError(f"shard {text!r} is not of the form I/N, such as 2/8")
+    index, count = int(match[1]), int(match[2])
+    if not 1 <= index <= count:
+        raise InputError(f"shard {index}/{count} does not exist; allowed are 1/{count} and up")
+    return index, count
 
-    found = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
-        raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
 
-
-def provenance() -> dict[str, str]:
-    """Return what was typed, and the machine and versions that ran it."""
-    packages = ("nni-nas-consistency", "nni", "torch", "numpy", "scipy")
-    return {
-        "command": " ".join(["nni-consistency", *sys.argv[1:]]),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+def _named(values: Sequence[Any], name: str) -> Any:
+    for value in values:
+        if value.name == name:
+            return value
+    return None

@@ -1,4 +1,4 @@
-"""The main job on the embedded benchmark: train a supernet, score the shipped archs, rank them, report.
+"""`nni-consistency quickstart`: train, score, rank and report on the embedded benchmark.
 
 The benchmark is the digits of scikit-learn (8×8, 1,200 training and 597 test images), the ResNet20 space at a width
 unit of one channel, and reference accuracies that `nni-consistency standalone` trained.
@@ -8,52 +8,47 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Annotated
 
-import torch
+import typer
 
-from nni_nas_consistency.archs.arch import DIGITS as FORM
-from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.cli.console import progress, say
-from nni_nas_consistency.files.arch_lists import Entry, read_released
-from nni_nas_consistency.files.score_files import read_table
-from nni_nas_consistency.files.strict_json import Json
-from nni_nas_consistency.images.augmentation import DIGITS_TEST
-from nni_nas_consistency.images.datasets import digits
-from nni_nas_consistency.nni3.experiment import train_supernet
-from nni_nas_consistency.ranking.compare import compare
-from nni_nas_consistency.ranking.report import lines, write_report
-from nni_nas_consistency.scoring.arch_list import score_list
-from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.supernet.checkpoint import save_supernet
-from nni_nas_consistency.training.lightning import TrainingRun, image_scoring
-from nni_nas_consistency.training.recipes import DIGITS as RECIPE
-from nni_nas_consistency.training.recipes import Recipe
+from nni_nas_consistency import jobs
+from nni_nas_consistency.cli import parse
+from nni_nas_consistency.cli.console import command_line, progress, say
+from nni_nas_consistency.cli.options import OutFolder, SeedOption
+from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
 
 
-def digits_reference() -> dict[str, Entry]:
-    """Return the embedded benchmark: archs with the mean accuracy of training each alone with several seeds."""
-    with as_file(files("nni_nas_consistency") / "assets" / "digits" / "reference.json") as path:
-        return read_released(path, FORM)
+def quickstart(
+    context: typer.Context,
+    out: OutFolder = Path("runs/quickstart"),
+    seed: SeedOption = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's 24.")] = None,
+) -> None:
+    """Train, score, rank and report on the embedded benchmark: minutes on two cores."""
+    from nni_nas_consistency.ranking.report import lines, write_report
 
-
-def run_quickstart(
-    out: Path, *, seed: int = 0, provenance: Mapping[str, str] | None = None, epochs: int | None = None
-) -> list[str]:
-    """Run the main job and return what to print: the table of correlations, then the path of the report.
-
-    Args:
-        out: Folder for the supernet, the scores and the report; made if missing.
-        seed: Of everything random.
-        provenance: What was typed and what ran it, for the report.
-        epochs: Instead of the recipe's.
-    """
-    with one_thread():
-        return _run(out, seed, provenance or {}, epochs)
+    system, data = EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data
+    recipe = parse.recipe_of(None, system, data, epochs, None, [])
+    made_by = provenance(command_line(context))
+    with one_thread(), as_file(files("nni_nas_consistency") / "assets" / "digits" / "reference.json") as reference:
+        begun = time.monotonic()
+        job = jobs.TrainJob(system, data, recipe, out, seed=seed, device="cpu", provenance=made_by)
+        checkpoint = jobs.train(job, progress_bar=sys.stderr.isatty(), write=say)
+        trained = time.monotonic()
+        scores = out / "scores.json"
+        jobs.score(jobs.ScoreJob(system, data, checkpoint, reference, scores, device="cpu"), progress=progress)
+        spent = {"training": f"{trained - begun:.0f} s", "scoring": f"{time.monotonic() - trained:.1f} s"}
+        ranking = jobs.RankJob(system, scores, reference, title="Rank consistency on the embedded benchmark")
+        report = jobs.rank(replace(ranking, provenance={**made_by, **spent}))
+    print("\n".join(lines(report)))
+    print(f"report: {write_report(report, out)}")
 
 
 @contextmanager
@@ -63,50 +58,11 @@ def one_thread() -> Iterator[None]:
     Four epochs took 17 s of processor time on one thread and 81 s on two; and the numbers are the same on any machine
     with the same torch and instruction set, however many cores it has.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _run(out: Path, seed: int, provenance: Mapping[str, str], epochs: int | None) -> list[str]:
-    out.mkdir(parents=True, exist_ok=True)
-    recipe = RECIPE if epochs is None else RECIPE.for_epochs(epochs)
-    settings: dict[str, Json] = {
-        "space": "ResNet20, width unit 1",
-        "data": "digits, 8×8",
-        "epochs": recipe.optimization.epochs,
-        "archs a step": recipe.n,
-        "score": "negative cross-entropy on the test images, batch-norm statistics of each batch of 512",
-        "seed": seed,
-    }
-    begun = time.monotonic()
-    supernet = _train(out, recipe, seed)
-    trained = time.monotonic()
-    save_supernet(out / "supernet.safetensors", supernet, {**settings, **provenance})
-    reference = digits_reference()
-    _score(out / "scores.json", supernet, {name: entry.arch for name, entry in reference.items()}, settings)
-    spent = {"training": f"{trained - begun:.0f} s", "scoring": f"{time.monotonic() - trained:.1f} s"}
-    report = compare(
-        read_table(out / "scores.json", FORM),
-        reference,
-        supernet,
-        title="Rank consistency on the embedded benchmark",
-        settings=settings,
-        provenance={**provenance, **spent},
-    )
-    return [*lines(report), f"report: {write_report(report, out)}"]
-
-
-def _train(out: Path, recipe: Recipe, seed: int) -> ChainSpace:
-    torch.manual_seed(seed)
-    space = ResNet20Space(10, 1, 8, width_unit=1)
-    run = TrainingRun(out, progress_bar=sys.stderr.isatty(), accelerator="cpu", write=say)
-    return train_supernet(space, recipe, digits(train=True), digits(train=False), seed=seed, run=run)
-
-
-def _score(out: Path, supernet: ChainSpace, archs: Mapping[str, Arch], settings: Mapping[str, Json]) -> None:
-    scoring = image_scoring(digits(train=False), DIGITS_TEST)
-    score_list(supernet, archs, scoring, out=out, provenance=settings, progress=progress)

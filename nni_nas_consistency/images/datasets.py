@@ -56,6 +56,11 @@ class Images:
         """Return the same images on `device`."""
         return Images(self.x.to(device), self.y.to(device), self.num_classes)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Classes K, channels C, and side in pixels."""
+        return self.num_classes, self.x.shape[1], self.x.shape[2]
+
     def first(self, n: int) -> Images:
         """Return the first `n` images.
 

@@ -1,7 +1,8 @@
-"""The journal of a shard: which blocks of archs are scored, on disk as soon as each is, so that a killed run goes on.
+"""The journal of a shard: which segments of a list are scored, on disk at once, so that a killed run goes on.
 
-A text file: one line that says what is scored and how, then one a finished block. Whoever writes it holds its lock,
-which the system takes back from a process that dies. What a kill left of a line is cut off; no finished block is lost.
+A text file: one line that says what is scored and how, then one for each finished segment. Whoever writes it holds its
+lock, which the system takes back from a process that dies. What a kill left of a line is cut off; no finished segment
+is lost. Journals of version 0.1, which hold one metric, are read and gone on with.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.scoring.scoring import Metric
 
-FORMAT = "nni-nas-consistency journal 1"
+FORMAT = "nni-nas-consistency journal 2"
+FORMAT_1 = "nni-nas-consistency journal 1"
+
+SegmentScores: TypeAlias = "Mapping[Metric, list[float]]"
+"""The scores of a segment by metric, in the order of its archs."""
+
+SCORERS_OF_FORMAT_1 = {"score_prefixes": "prefix", "score_one_by_one": "plain"}
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,12 @@ class Written:
 
     Args:
         identity: What is scored and how; None while the first line is not there.
-        blocks: The scores of each finished block, in the order of its archs.
+        segments: The scores of each finished segment.
         length: Bytes up to the end of the last whole line.
     """
 
     identity: Mapping[str, Json] | None
-    blocks: dict[int, list[float]]
+    segments: dict[int, SegmentScores]
     length: int
 
 
@@ -52,8 +60,8 @@ class Journal:
         self._file = _locked(path)
         try:
             written = _parsed(_content(self._file), path)
-            self.blocks = written.blocks
-            if written.identity is not None and written.blocks:
+            self.segments = written.segments
+            if written.identity is not None and written.segments:
                 check_identity(path, written.identity, identity)
                 os.ftruncate(self._file, written.length)
             else:  # nothing is scored yet: what a run that failed at once was given binds no other
@@ -71,14 +79,14 @@ class Journal:
     ) -> None:
         os.close(self._file)
 
-    def add(self, index: int, scores: Sequence[float]) -> None:
-        """Write the scores of a finished block; when this returns, they are on disk.
+    def add(self, index: int, scores: SegmentScores) -> None:
+        """Write the scores of a finished segment; when this returns, they are on disk.
 
         Raises:
             FileError: There is no room; what was there before is kept.
         """
-        self._append([index, list(scores)])
-        self.blocks[index] = list(scores)
+        self._append([index, scores])
+        self.segments[index] = scores
 
     def _append(self, entry: object) -> None:
         line = json.dumps(entry).encode() + b"\n"
@@ -125,10 +133,21 @@ def _parsed(content: bytes, path: Path) -> Written:
             raise FileError(f"{path}: is no journal of scores; move it away")
         return Written(None, {}, 0)
     identity, *rest = entries
-    if not isinstance(identity, dict) or identity.pop("format", None) != FORMAT:
+    if not isinstance(identity, dict) or identity.get("format") not in (FORMAT, FORMAT_1):
         raise FileError(f"{path}: is no journal of scores; move it away")
-    blocks = cast("list[tuple[int, list[float]]]", rest)
-    return Written(identity, dict(blocks), length)
+    if identity.pop("format") == FORMAT_1:
+        identity = _of_present_form(identity)
+    segments: dict[int, SegmentScores] = {}
+    for index, scores in cast("list[tuple[int, SegmentScores | list[float]]]", rest):
+        segments[index] = {identity["metric"]: scores} if isinstance(scores, list) else scores
+    return Written(identity, segments, length)
+
+
+def _of_present_form(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of a journal of format 1 as it is written now."""
+    identity["segments"] = identity.pop("blocks", None)
+    identity["scorer"] = SCORERS_OF_FORMAT_1.get(identity.get("scorer", ""), identity.get("scorer"))
+    return identity
 
 
 def _content(file: int) -> bytes:

@@ -1,114 +1,75 @@
-"""The plain scorer: one arch at a time, image batch by image batch. What faster scorers must agree with."""
+"""The plain scorer: one arch at a time, batch by batch, any space. What faster scorers must agree with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.supernet.active import Space, set_active_subnet
-from nni_nas_consistency.supernet.statistics import BN_STATISTICS, BNStatistics, batch_statistics, estimated_statistics
-
-Metric = Literal["loss", "acc"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-
-BatchSource = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Gives the batches anew at each call: images float [B, C, H, W], labels int64 [B]."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How archs are scored.
-
-    Args:
-        metric: `loss`: negative mean cross-entropy, which ranked better in recipe nazarick; `acc`: top-1 accuracy, 0–1.
-        bn: The batch-norm statistics.
-        test: The batches that are scored; with `bn="batch"` their composition matters.
-        train: The batches that statistics are estimated from, for `bn="train"`.
-
-    Raises:
-        ValueError: metric or bn is none of those allowed, or `bn="train"` has no training batches.
-    """
-
-    metric: Metric
-    bn: BNStatistics
-    test: BatchSource
-    train: BatchSource | None = None
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric is {self.metric!r}; allowed are {', '.join(METRICS)}")
-        if self.bn not in BN_STATISTICS:
-            raise ValueError(f"bn is {self.bn!r}; allowed are {', '.join(BN_STATISTICS)}")
-        if self.bn == "train" and self.train is None:
-            raise ValueError("bn='train' needs training batches to estimate the statistics from")
+from nni_nas_consistency.scoring.scoring import Progress, Score, Scoring, image_scores
+from nni_nas_consistency.supernet.active import Sample, active_subnet
+from nni_nas_consistency.supernet.statistics import batch_statistics, estimated_statistics
 
 
 def score_one_by_one(
-    supernet: Space,
-    blocks: Iterable[Sequence[Arch]],
+    supernet: ModelSpace,
+    segments: Iterable[Sequence[Arch]],
     scoring: Scoring,
     *,
-    advance: Callable[[float], None] = lambda archs: None,
-) -> Iterator[list[float]]:
-    """Yield the scores of each block of archs, higher is better.
-
-    Args:
-        supernet: A chain space after `make_supernet`.
-        blocks: The archs to score.
-        scoring: How.
-        advance: Is told 1 for every arch done.
-    """
-    for archs in blocks:
+    progress: Progress = lambda archs: None,
+) -> Iterator[list[Score]]:
+    """Yield the scores of the archs of each segment; see `Scorer`."""
+    for archs in segments:
         scores = []
         for score in score_archs(supernet, archs, scoring):
             scores.append(score)
-            advance(1)
+            progress(1)
         yield scores
 
 
-def score_archs(supernet: Space, archs: Iterable[Arch], scoring: Scoring) -> Iterator[float]:
-    """Yield the score of each arch, higher is better.
+def score_archs(supernet: ModelSpace, archs: Iterable[Arch | Sample], scoring: Scoring) -> Iterator[Score]:
+    """Yield the score of each arch or NNI sample.
 
     Args:
-        supernet: A chain space after `make_supernet`.
+        supernet: A space after `make_supernet`.
         archs: The archs to score.
         scoring: How.
     """
     for arch in archs:
-        with set_active_subnet(supernet, arch):
+        with active_subnet(supernet, arch):
             score = score_network(cast("nn.Module", supernet), scoring)
         yield score  # outside, so that the caller finds the supernet as it was
 
 
 @torch.no_grad()
-def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[float], object] | None = None) -> float:
+def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[Score], object] | None = None) -> Score:
     """Return the score of a network as it stands: an extracted subnet, or a supernet with its active one.
 
     Args:
         network: The network.
         scoring: How.
-        report: Is told the mean score so far after every batch.
+        report: Gets the mean score so far after every batch.
 
     Raises:
         ValueError: There is no image to score.
     """
-    total, images_seen = 0.0, 0
+    loss, right, images_seen = 0.0, 0.0, 0
+    score = Score(0.0, 0.0)
     with evaluation_mode(network), _statistics(network, scoring):
         for images, labels in scoring.test():
-            total += float(image_scores(network(images), labels, scoring.metric).sum())
-            images_seen += len(labels)
+            loss_of_batch, right_of_batch = image_scores(network(images), labels).sum(1).tolist()
+            loss, right, images_seen = loss + loss_of_batch, right + right_of_batch, images_seen + len(labels)
+            score = Score(loss / images_seen, right / images_seen)
             if report is not None:
-                report(total / images_seen)
+                report(score)
     if not images_seen:
         raise ValueError("no images to score on")
-    return total / images_seen
+    return score
 
 
 @contextmanager
@@ -123,21 +84,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def image_scores(logits: Tensor, labels: Tensor, metric: Metric) -> Tensor:
-    """Return the score of each image, higher is better: [B] from logits [B, K] and labels [B]."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if metric == "acc":
-        return (logits.argmax(-1) == labels).to(logits.dtype)
-    return -F.cross_entropy(logits, labels, reduction="none")
-
-
-def calibration_source(scoring: Scoring) -> BatchSource | None:
-    """Return where batch-norm statistics are estimated from, or None if they are not."""
-    return {"train": scoring.train, "test": scoring.test}.get(scoring.bn)
-
-
 def _statistics(network: nn.Module, scoring: Scoring) -> AbstractContextManager[None]:
-    source = calibration_source(scoring)
-    if source is not None:
-        return estimated_statistics(network, network, (images for images, _ in source()))
+    if scoring.calibration is not None:
+        return estimated_statistics(network, network, (images for images, _ in scoring.calibration()))
     return batch_statistics(network) if scoring.bn == "batch" else nullcontext()

@@ -1,156 +1,145 @@
-"""The fast scorer: archs share the stages in which their prefixes agree. Equal to `subnet.py` to rounding.
+"""The fast scorer: archs share the links in which their prefixes agree. Equal to `plain.py` to rounding.
 
-Valid because a stage's statistics depend on its prefix alone: those of each batch, the supernet's running ones, and
-those re-estimated over a whole set, stage by stage. How archs share is in `walk.py`, what runs at once in `blocks.py`.
+Valid because a link's statistics depend on its prefix alone: those of each batch, the supernet's running ones, and
+those re-estimated over a whole set, link by link. How archs share is in `trie.py`, what runs at once in `memory.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
-from torch import Tensor, nn
+from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.scoring.memory import ImageBlock, Layout, image_blocks, layout_for
-from nni_nas_consistency.scoring.plain import Scoring, calibration_source, evaluation_mode, image_scores
-from nni_nas_consistency.scoring.trie import Moments, Node, Walk
-from nni_nas_consistency.supernet.active import Space
-from nni_nas_consistency.supernet.batch_norm import group_statistics
-from nni_nas_consistency.supernet.modules import SlimmableBatchNorm2d, Stage, width_at
-from nni_nas_consistency.supernet.statistics import batch_norms
+from nni_nas_consistency.scoring.memory import ImageChunk, Layout, image_chunks, layout_for
+from nni_nas_consistency.scoring.plain import evaluation_mode
+from nni_nas_consistency.scoring.scoring import Progress, Score, Scoring, image_scores
+from nni_nas_consistency.scoring.trie import Walk, keys_of, sorted_by_keys
+from nni_nas_consistency.spaces.chain import ChainSpace, Link
+from nni_nas_consistency.supernet.active import active_of
+from nni_nas_consistency.supernet.modules import ElasticBatchNorm2d
+from nni_nas_consistency.supernet.statistics import Estimates, OfEachBatch, Recording, Running, Statistics, batch_norms
+
+StatisticsOfRun: TypeAlias = "Callable[[Hashable], Statistics]"
+"""Gives what batch norms normalise with in one run of a link."""
+
+
+def shares_prefixes(space: ModelSpace) -> bool:
+    """Return whether the prefix scorer can score a supernet: a chain of links whose batch norms are all elastic."""
+    if not isinstance(space, ChainSpace) or not all(isinstance(link, Link) for link in space.links):
+        return False
+    norms = batch_norms(cast("nn.Module", space))
+    return not active_of(space).nni_modules and all(isinstance(norm, ElasticBatchNorm2d) for norm in norms)
 
 
 def score_prefixes(
-    supernet: Space,
-    blocks: Iterable[Sequence[Arch]],
+    supernet: ModelSpace,
+    segments: Iterable[Sequence[Arch]],
     scoring: Scoring,
     *,
-    advance: Callable[[float], None] = lambda archs: None,
+    progress: Progress = lambda archs: None,
     layout: Layout | None = None,
-) -> Iterator[list[float]]:
-    """Yield the scores of each block of archs, higher is better; archs share stages with those of their block only.
+) -> Iterator[list[Score]]:
+    """Yield the scores of the archs of each segment; see `Scorer`. Archs share links with those of their segment only.
 
     Args:
         supernet: A chain space after `make_supernet`.
-        blocks: The archs to score; a block takes least time if its archs are neighbours in sorted order.
+        segments: The archs to score; a segment takes least time if its archs are neighbours in sorted order.
         scoring: How.
-        advance: Is told of archs done, and of parts of one; the calls add up to the number of archs, unless the memory
-            ran out in between.
+        progress: Progress callback; the calls add up to the number of archs, unless the memory ran out in between.
         layout: What runs at once; None: what fits the free memory, and half of that if it does not after all.
 
     Raises:
         InputError: Half of the free memory does not hold one batch.
-        TypeError: The space has batch norms that are none of NNI's mutable ones.
+        TypeError: The space is no chain of links, or has batch norms that are not elastic.
         ValueError: There is no image to score.
     """
-    if not all(isinstance(norm, SlimmableBatchNorm2d) for norm in batch_norms(cast("nn.Module", supernet))):
-        raise TypeError("the space has batch norms that are no MutableBatchNorm2d; score it with the plain scorer")
+    if not shares_prefixes(supernet):
+        raise TypeError(f"{type(supernet).__name__} is no chain whose prefixes can be shared; use the plain scorer")
+    space = cast("ChainSpace", supernet)
     batches = list(scoring.test())
     if not batches:
         raise ValueError("no images to score on")
-    fitting = layout or layout_for(supernet, batches[0][0], len(batches))
     images = None
-    for archs in blocks:
+    for archs in segments:
+        if layout is None:
+            layout = layout_for(space, archs, batches[0][0], len(batches))
         scores = None
         while scores is None:
             try:
-                images = images or _images(scoring, fitting)
-                scores = _score_block(supernet, archs, images, fitting, advance)
+                images = images or _images(scoring, layout)
+                scores = _score_segment(space, archs, images, layout, progress)
             except torch.cuda.OutOfMemoryError:  # anew from the top, when this error no longer holds what filled it
-                fitting, images = fitting.halved(), None
+                layout, images = layout.halved(), None
         yield scores
 
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """The images of a scoring, joined into blocks, and what is made of them."""
+    """The images of a scoring, joined into chunks."""
 
-    scored: list[ImageBlock]
-    calibration: list[ImageBlock]
+    scored: list[ImageChunk]
+    calibration: list[ImageChunk]
     scoring: Scoring
+
+    @property
+    def count(self) -> int:
+        return sum(len(chunk.labels) for chunk in [*self.scored, *self.calibration])
 
 
 def _images(scoring: Scoring, layout: Layout) -> _Images:
-    source = calibration_source(scoring)
-    calibration = [] if source is None else image_blocks(source(), layout.batches)
-    return _Images(image_blocks(scoring.test(), layout.batches), calibration, scoring)
+    source = scoring.calibration
+    calibration = [] if source is None else image_chunks(source(), layout.batches)
+    return _Images(image_chunks(scoring.test(), layout.batches), calibration, scoring)
 
 
 @torch.no_grad()
-def _score_block(
-    supernet: Space, archs: Sequence[Arch], images: _Images, layout: Layout, advance: Callable[[float], None]
-) -> list[float]:
+def _score_segment(
+    supernet: ChainSpace, archs: Sequence[Arch], images: _Images, layout: Layout, progress: Progress
+) -> list[Score]:
     """Return the scores of archs, in their order."""
-    stages = cast("Sequence[Stage]", supernet.stages)
-    samples = [supernet.sample(arch) for arch in archs]
-    keys = [tuple(width_at(stage.out, sample) for stage in stages) for sample in samples]
-    distinct = sorted(set(keys))
-    seen = sum(len(block.labels) for block in images.scored)
-    each = len(archs) / len(distinct) / (seen + sum(len(block.labels) for block in images.calibration))
-    totals = torch.zeros(len(distinct), dtype=torch.float64, device=images.scored[0].images.device)
-    with evaluation_mode(cast("nn.Module", supernet)), _put_back(supernet):
-        estimated = _Estimated(sum(block.batches for block in images.calibration))
-        for block in images.calibration:
-            for lo, hi, _ in Walk(supernet, distinct, layout, block, estimated.record).leaves():
-                advance(each * (hi - lo) * len(block.labels))
-        statistics = {"batch": _of_batch, "supernet": _of_supernet}.get(images.scoring.bn, estimated.recall)
-        for block in images.scored:
-            for lo, hi, logits in Walk(supernet, distinct, layout, block, statistics).leaves():
-                scores = image_scores(logits, block.labels.repeat(hi - lo), images.scoring.metric)
-                totals[lo:hi] += scores.double().view(hi - lo, -1).sum(1)
-                advance(each * (hi - lo) * len(block.labels))
-    score_of = dict(zip(distinct, (totals / seen).tolist(), strict=True))
-    return [score_of[key] for key in keys]
+    distinct = sorted_by_keys(supernet, archs)
+    done_by_one_image = len(archs) / len(distinct) / images.count
+    seen = sum(len(chunk.labels) for chunk in images.scored)
+    totals = torch.zeros(2, len(distinct), dtype=torch.float64, device=images.scored[0].images.device)
+    with evaluation_mode(cast("nn.Module", supernet)), _run_put_back(supernet):
+        estimates = Estimates(sum(chunk.batches for chunk in images.calibration))
+        for chunk in images.calibration:
+            for first, end, _ in Walk(supernet, distinct, layout.bundle, chunk, _recording(estimates, chunk)).leaves():
+                progress(done_by_one_image * (end - first) * len(chunk.labels))
+        for chunk in images.scored:
+            statistics = _scoring_with(images.scoring, estimates, chunk)
+            for first, end, logits in Walk(supernet, distinct, layout.bundle, chunk, statistics).leaves():
+                scores = image_scores(logits, chunk.labels.repeat(end - first))
+                totals[:, first:end] += scores.double().view(2, end - first, -1).sum(2)
+                progress(done_by_one_image * (end - first) * len(chunk.labels))
+    means = (totals / seen).T.tolist()
+    of_keys = {keys_of(supernet, arch): Score(*mean) for arch, mean in zip(distinct, means, strict=True)}
+    return [of_keys[keys_of(supernet, arch)] for arch in archs]
+
+
+def _recording(estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:
+    return lambda run: Recording(estimates.of_run(run), chunk.batches)
+
+
+def _scoring_with(scoring: Scoring, estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:
+    if scoring.bn == "batch":
+        return lambda run: OfEachBatch(chunk.batches)
+    if scoring.bn == "supernet":
+        return lambda run: Running()
+    return estimates.of_run
 
 
 @contextmanager
-def _put_back(supernet: Space) -> Iterator[None]:
-    active = supernet.active
-    if active is None:
-        raise ValueError("the space is no supernet: train it with SandwichStrategy, or call make_supernet first")
-    before = active.widths, active.masks, active.scales
-    active.masks = None
+def _run_put_back(supernet: ChainSpace) -> Iterator[None]:
+    active = active_of(supernet)
+    before = active.run
     try:
         yield
     finally:
-        active.widths, active.masks, active.scales = before
-
-
-def _of_batch(norm: nn.BatchNorm2d, x: Tensor, node: Node) -> Moments:
-    return group_statistics(x, node.archs * node.batches)
-
-
-def _of_supernet(norm: nn.BatchNorm2d, x: Tensor, node: Node) -> Moments:
-    assert norm.running_mean is not None and norm.running_var is not None
-    return norm.running_mean[None, : x.shape[1]], norm.running_var[None, : x.shape[1]]
-
-
-class _Estimated:
-    """Statistics re-estimated over a set: the mean over its batches, which all count alike, at every node.
-
-    Args:
-        batches: How many batches the set has.
-    """
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-        self.moments: dict[tuple[nn.BatchNorm2d, int], Tensor] = {}
-
-    def record(self, norm: nn.BatchNorm2d, x: Tensor, node: Node) -> Moments:
-        """Return the statistics of each batch, and add them to those of the set."""
-        mean, var = _of_batch(norm, x, node)
-        pixels = x.numel() // (x.shape[1] * len(mean))
-        unbiased = var * (pixels / (pixels - 1))
-        moments = torch.stack([mean, unbiased]).view(2, node.archs, node.batches, -1).sum(2) / self.batches
-        key = norm, node.lo
-        self.moments[key] = self.moments[key] + moments if key in self.moments else moments
-        return mean, var
-
-    def recall(self, norm: nn.BatchNorm2d, x: Tensor, node: Node) -> Moments:
-        """Return the statistics of the set."""
-        mean, var = self.moments[norm, node.lo]
-        return mean, var
+        active.run = before

@@ -1,26 +1,28 @@
 """ResNet-20 with searchable widths: the space of CVPR 2021 NAS track 1.
 
 Stem, nine residual blocks of two 3×3 convs in three stages, classifier. A block goes w(2j−1) → w(2j) → w(2j+1) and is
-two stages of the chain, whose state between them is (features, input of the block). The last width of a code is never
+two links of the chain, whose state between them is (features, input of the block). The last width of a code is never
 read: the classifier takes the one before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Hashable, Iterable
+from typing import Any, Literal
 
-import nni
+import torch.nn.functional as F
 from nni.mutable import ensure_frozen
-from nni.nas.nn.pytorch import MutableBatchNorm2d, MutableConv2d, MutableLinear
+from nni.nas.nn.pytorch import MutableLinear
 from nni.nas.space import current_model
 from torch import Tensor, nn
 
-from nni_nas_consistency.archs.arch import DIGITS, RESNET20, WidthForm, width_form
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.codecs import resnet20_codec
 from nni_nas_consistency.archs.cost import Cost, conv_cost, linear_cost
+from nni_nas_consistency.archs.domains import DIGITS, RESNET20, Domain, widths_domain
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.supernet.extract import OptionalModule
-from nni_nas_consistency.supernet.modules import Width, relu_of_sum, width_at
+from nni_nas_consistency.supernet.active import Resolved
+from nni_nas_consistency.supernet.modules import ConvBN
 
 ShortcutRule = Literal["projection", "standalone"]
 
@@ -53,132 +55,144 @@ class ResNet20Space(ChainSpace):
             raise ValueError(f"shortcut is {shortcut!r}; ResNet20Space allows 'projection', 'standalone'")
         if min(num_classes, in_channels, image_size, width_unit) < 1:
             raise ValueError("num_classes, in_channels, image_size and width_unit must be at least 1")
-        super().__init__(_form(width_unit), image_size)
-        widths = [nni.choice(label, list(self.form.layers[index])) for label, index in self.labels.items()]
-        stages: list[nn.Module] = [Stem(in_channels, widths[0])]
+        super().__init__(_domain(width_unit), image_size)
+        widths = [self.choice(f"w{layer}") for layer in range(1, 20)]
+        links: list[nn.Module] = [Stem(in_channels, widths[0])]
         for block in range(9):
             width_in, width_mid, width_out = widths[2 * block : 2 * block + 3]
             stride = 2 if block in (3, 6) else 1
             always = shortcut == "projection" or block in (0, 3, 6)
-            stages.append(ResidualEntry(width_in, width_mid, stride))
-            stages.append(ResidualExit(width_in, width_mid, width_out, stride=stride, always_project=always))
-        self.stages = nn.ModuleList([*stages, Head(widths[-1], num_classes)])
-        self.stackable = shortcut == "projection"
+            links.append(ResidualEntry(width_in, width_mid, stride))
+            links.append(ResidualExit(width_mid, width_out, Shortcut(width_in, width_out, stride, always=always)))
+        self.links = nn.ModuleList([*links, Head(widths[-1], num_classes)])
 
 
-def _form(width_unit: int) -> WidthForm:
+def _domain(width_unit: int) -> Domain:
     known = {4: RESNET20, 1: DIGITS}
-    return known.get(width_unit) or width_form(f"resnet20 of unit {width_unit}", width_unit)
+    return known.get(width_unit) or widths_domain(resnet20_codec(f"resnet20 of unit {width_unit}", width_unit))
 
 
 class Stem(nn.Module):
     """3×3 conv, batch norm, ReLU: images → features."""
 
-    def __init__(self, channels: int, width: Width) -> None:
+    nested = True
+
+    def __init__(self, channels: int, width: Any) -> None:
         super().__init__()
-        self.widths = channels, width
-        self.out: Width = width
-        self.conv = MutableConv2d(channels, width, 3, padding=1, bias=False)
-        self.bn = MutableBatchNorm2d(width)
+        self.channels, self.width_out = channels, Resolved(width)
+        self.conv = ConvBN(channels, width, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, w1, H, W]."""
-        return relu_of_sum((self.bn, self.conv(images)))
+        return F.relu(self.conv(images), inplace=True)
 
-    def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
-        """Return the cost, and the side that comes out."""
-        channels, width = self.widths
-        return conv_cost(channels, width_at(width, widths), 3, side), side
+    def key(self, arch: Arch) -> int:
+        """Return w1."""
+        return int(self.width_out.at(arch))
+
+    def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
+        """Return the cost, and the side of the output."""
+        return conv_cost(self.channels, self.key(arch), 3, side), side
 
 
 class ResidualEntry(nn.Module):
     """First half of a block: features → (features after conv, batch norm and ReLU; the block's input)."""
 
-    def __init__(self, width_in: Width, width_mid: Width, stride: int) -> None:
+    nested = True
+
+    def __init__(self, width_in: Any, width_mid: Any, stride: int) -> None:
         super().__init__()
-        self.widths = width_in, width_mid
-        self.out: Width = width_mid
+        self.width_in, self.width_out = Resolved(width_in), Resolved(width_mid)
         self.stride = stride
-        self.conv = MutableConv2d(width_in, width_mid, 3, stride=stride, padding=1, bias=False)
-        self.bn = MutableBatchNorm2d(width_mid)
+        self.conv1 = ConvBN(width_in, width_mid, 3, stride=stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features in the block and the block's input."""
-        return relu_of_sum((self.bn, self.conv(x))), x
+        return F.relu(self.conv1(x), inplace=True), x
 
-    def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
-        """Return the cost, and the side that comes out."""
+    def key(self, arch: Arch) -> int:
+        """Return the width inside the block."""
+        return int(self.width_out.at(arch))
+
+    def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
+        """Return the cost, and the side of the output."""
         side = -(-side // self.stride)
-        width_in, width_mid = (width_at(width, widths) for width in self.widths)
-        return conv_cost(width_in, width_mid, 3, side), side
+        return conv_cost(self.width_in.at(arch), self.key(arch), 3, side), side
 
 
 class ResidualExit(nn.Module):
     """Second half of a block: conv and batch norm, the shortcut added, ReLU: state → features."""
 
-    def __init__(
-        self, width_in: Width, width_mid: Width, width_out: Width, *, stride: int, always_project: bool
-    ) -> None:
+    def __init__(self, width_mid: Any, width_out: Any, shortcut: Shortcut) -> None:
         super().__init__()
-        self.widths = width_mid, width_out
-        self.out: Width = width_out
-        self.conv = MutableConv2d(width_mid, width_out, 3, padding=1, bias=False)
-        self.bn = MutableBatchNorm2d(width_out)
-        self.shortcut = Projection(width_in, width_out, stride, always=always_project)
+        self.width_mid, self.width_out = Resolved(width_mid), Resolved(width_out)
+        self.conv2 = ConvBN(width_mid, width_out, 3)
+        self.shortcut = shortcut
+        self.nested = shortcut.always  # else the width decides whether there is a projection
 
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """Return the block's features."""
-        x, shortcut = state
-        x = self.conv(x)
-        return relu_of_sum((self.bn, x), self.shortcut(shortcut, x.shape[1]))
+        x, block_input = state
+        x = self.conv2(x)
+        return F.relu(x + self.shortcut(block_input, x.shape[1]), inplace=True)
 
-    def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
-        """Return the cost, and the side that comes out."""
-        width_mid, width_out = (width_at(width, widths) for width in self.widths)
-        return conv_cost(width_mid, width_out, 3, side) + self.shortcut.cost(widths, side), side
+    def key(self, arch: Arch) -> int:
+        """Return the width after the block."""
+        return int(self.width_out.at(arch))
+
+    def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
+        """Return the cost, and the side of the output."""
+        conv = conv_cost(self.width_mid.at(arch), self.key(arch), 3, side)
+        return conv + self.shortcut.cost(arch, side), side
 
 
-class Projection(OptionalModule):
+class Shortcut(nn.Module):
     """Shortcut: 1×1 conv and batch norm; identity instead where it is not always there and the widths are equal.
 
     The stride is taken before the conv, which comes to the same: oneDNN's strided 1×1 convs of fewer than 16 channels
     write past their memory in backward (its issue 6035), which killed training on 3, 5, 6, 7 or 12 threads.
     """
 
-    def __init__(self, width_in: Width, width_out: Width, stride: int, *, always: bool) -> None:
+    def __init__(self, width_in: Any, width_out: Any, stride: int, *, always: bool) -> None:
         super().__init__()
-        self.widths = width_in, width_out
+        self.width_in, self.width_out = Resolved(width_in), Resolved(width_out)
         self.stride = stride
         self.always = always
         frozen = current_model()
+        self.project: nn.Module | None = None
         if frozen is None or always or ensure_frozen(width_in) != ensure_frozen(width_out):
-            self.conv = MutableConv2d(width_in, width_out, 1, bias=False)
-            self.bn = MutableBatchNorm2d(width_out)
+            self.project = ConvBN(width_in, width_out, 1)
 
-    def forward(self, x: Tensor, channels: int) -> tuple[nn.Module | None, Tensor]:
-        """Return what the block adds to its output of so many channels: a batch norm and its input, or x alone."""
-        if self.always or x.shape[1] != channels:
-            return self.bn, self.conv(x[:, :, :: self.stride, :: self.stride])
-        return None, x
+    def forward(self, x: Tensor, channels: int) -> Tensor:
+        """Return what the block adds to its output of so many channels: [B, channels, H / stride, W / stride]."""
+        if self.project is None or (not self.always and x.shape[1] == channels):
+            return x
+        projected: Tensor = self.project(x[:, :, :: self.stride, :: self.stride])
+        return projected
 
-    def is_absent(self, widths: Mapping[str, int]) -> bool:
-        """Return whether the subnet with these widths has an identity here."""
-        width_in, width_out = (width_at(width, widths) for width in self.widths)
-        return not self.always and width_in == width_out
+    def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
+        """Return the projection, unless the subnet has an identity here."""
+        return [] if self.is_identity(arch) else list(self.named_children())
 
-    def cost(self, widths: Mapping[str, int], side: int) -> Cost:
+    def is_identity(self, arch: Arch) -> bool:
+        """Return whether the subnet has an identity here."""
+        return not self.always and bool(self.width_in.at(arch) == self.width_out.at(arch))
+
+    def cost(self, arch: Arch, side: int) -> Cost:
         """Return the cost at an output of `side` × `side`."""
-        width_in, width_out = (width_at(width, widths) for width in self.widths)
-        return Cost(0, 0) if self.is_absent(widths) else conv_cost(width_in, width_out, 1, side)
+        if self.is_identity(arch):
+            return Cost(0, 0)
+        return conv_cost(self.width_in.at(arch), self.width_out.at(arch), 1, side)
 
 
 class Head(nn.Module):
     """Global average pool and classifier: features → logits."""
 
-    def __init__(self, width: Width, num_classes: int) -> None:
+    nested = False
+
+    def __init__(self, width: Any, num_classes: int) -> None:
         super().__init__()
-        self.width = width
-        self.out: Width = num_classes
+        self.width_in, self.num_classes = Resolved(width), num_classes
         self.linear = MutableLinear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,6 +200,10 @@ class Head(nn.Module):
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
 
-    def cost(self, widths: Mapping[str, int], side: int) -> tuple[Cost, int]:
+    def key(self, arch: Arch) -> Hashable:
+        """Return the same for all archs: the output depends on the input alone."""
+        return ()
+
+    def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
         """Return the cost, and 1: nothing is left of the image."""
-        return linear_cost(width_at(self.width, widths), width_at(self.out, widths)), 1
+        return linear_cost(self.width_in.at(arch), self.num_classes), 1

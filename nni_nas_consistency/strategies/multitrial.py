@@ -15,14 +15,12 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
     """Submit every arch of a list once, in the list's order.
 
     Args:
-        archs: Name → arch, such as `{name: entry.arch for name, entry in read_released(file, form).items()}`.
-        labels: Label → index of its layer in a code; `space.labels` of a chain space.
+        archs: Name → arch, such as `{name: entry.arch for name, entry in read_released(file, codec).items()}`.
     """
 
-    def __init__(self, archs: Mapping[str, Arch], labels: Mapping[str, int]) -> None:
+    def __init__(self, archs: Mapping[str, Arch]) -> None:
         super().__init__()
         self.archs = dict(archs)
-        self.labels = dict(labels)
         self._submitted: dict[str, ExecutableModelSpace] = {}
         self._former: dict[str, float] = {}
 
@@ -45,12 +43,13 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
         self._former = dict(state["scores"])
 
     def _run(self) -> None:
+        read_by_network = set(self.model_space.simplify())
         for name, arch in self.archs.items():
             if name in self._former:
                 continue
             if not self.wait_for_resource():
                 return
-            sample = {label: arch.choices[index] for label, index in self.labels.items()}
+            sample = {label: choice for label, choice in arch.sample.items() if label in read_by_network}
             model = self.model_space.freeze(sample)
             self._submitted[name] = model
             self.engine.submit_models(model)

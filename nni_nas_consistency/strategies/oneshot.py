@@ -1,41 +1,41 @@
 """SandwichStrategy: one-shot training for NNI's Lightning evaluators. No other file knows NNI's one-shot machinery.
 
-The arithmetic is `sandwich_step`; Lightning's trainer is the training loop; the evaluator brings optimizer, schedule
-and data. Left out: several processes (DDP), which NNI's manual optimization does not synchronise.
+The arithmetic is in `steps.py`; Lightning's trainer is the training loop; the evaluator brings optimizer, schedule and
+data. Left out: several processes (DDP), which NNI's manual optimization does not synchronise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
+from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from torch import Tensor
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
-from nni_nas_consistency.strategies.steps import sandwich_step
-from nni_nas_consistency.supernet.active import Space, logits_of
+from nni_nas_consistency.strategies.steps import Bundle, TrainingStep, label_step, multi_path_step, sandwich_step
+from nni_nas_consistency.supernet.active import Sample, can_stack, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
-Step = Literal["auto", "stacked", "sliced"]
+Rule = Literal["sandwich", "multi-path"]
+Stacking = Literal["auto", "stacked", "sliced"]
 
 STACKED_BELOW_MACS = 1_000_000
 """Where the largest net is smaller, launches cost more than arithmetic and stacking wins on a CPU too: at 0.16 M MACs
 a step of 18 archs took 0.15 s stacked and 0.58 s sliced, at 41 M MACs slicing did a third of the arithmetic."""
-
-
-def stacked_is_faster(space: Space, device: torch.device) -> bool:
-    """Return whether the sampled archs of a step run faster as one stacked batch than one by one."""
-    tiny = space.complexity(space.largest).macs < STACKED_BELOW_MACS
-    return space.stackable and (device.type == "cuda" or tiny)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -43,74 +43,80 @@ class NonFiniteLoss(RuntimeError):
 
 
 class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
-    """Train a supernet with several archs a batch.
+    """Train a supernet with several archs per step: the sandwich rule, or several paths.
 
-    With the defaults: recipe nazarick (third place, CVPR 2021 NAS track 1). `n=1, sandwich=False, distill=False` is
-    single-path sampling (SPOS, Guo et al. 2020); `n=6, sandwich=False, distill=False` sums the gradients of six paths
-    (recipe ans).
+    With the defaults: recipe nazarick (third place, CVPR 2021 NAS track 1). `rule="multi-path"` is single-path
+    sampling (SPOS, Guo et al. 2020) at `n=1`, recipe ans at `n=6`. It trains any `ModelSpace` of NNI.
 
     Args:
-        n: Archs a batch, at least 1 (at least 2 with `sandwich`).
-        sampler: Where the sampled archs come from; strict fair sampling from the whole space by default.
-        sandwich: Whether the largest and the smallest arch run in every batch, with n − 2 sampled ones.
-        distill: Whether all archs but the largest learn from its softmax instead of the labels; needs `sandwich`.
-        distill_from: The epoch, from 0, at which the largest becomes the teacher; until then all learn from the labels.
-            0 as published. A short run needs a teacher that has learnt something first (docs/decisions/0006).
-        grad_clip: Largest norm of the summed gradient, or None. `Trainer(gradient_clip_val=…)`, where set, wins.
-        step: `stacked`: the archs after the first as one masked batch; `sliced`: one by one; `auto`: the faster.
+        n: Archs per step, at least 1.
+        rule: `sandwich`: the largest and the smallest arch run at every step, with n − 2 sampled ones, and the
+            gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the gradients are
+            summed.
+        always: The archs or NNI samples that run at every step by the sandwich rule; the first one teaches. By default
+            the largest and the smallest of the space, which a space with operators does not have.
+        sampler: Where the sampled archs come from; strict fair sampling from the whole space by default, uniform where
+            the space has constraints.
+        distill_from: The epoch, from 0, at which the first arch becomes the teacher of all others; until then they
+            learn from the labels. 0 as published; None: never. A short run needs a teacher that has learnt something
+            first (docs/decisions/0006-late-teacher.md). Of no meaning for several paths.
+        grad_clip: Largest norm of the gradient, or None. `Trainer(gradient_clip_val=…)`, where set, wins.
+        stacking: Whether the archs of a step run as one masked batch or one by one; `auto`: the faster.
         seed: Seed of the default sampler and of the watched archs.
-        watched: Sampled archs that validation follows besides the largest and the smallest.
+        watched: Sampled archs that validation follows besides those that always run.
 
     Raises:
-        InputError: n is too small, or `distill` without `sandwich`.
+        InputError: n is too small, or another argument is not allowed.
     """
 
     def __init__(
         self,
         n: int = 18,
         *,
+        rule: Rule = "sandwich",
+        always: Sequence[Arch | Sample] | None = None,
         sampler: Sampler | None = None,
-        sandwich: bool = True,
-        distill: bool = True,
-        distill_from: int = 0,
+        distill_from: int | None = 0,
         grad_clip: float | None = 5.0,
-        step: Step = "auto",
+        stacking: Stacking = "auto",
         seed: int = 0,
         watched: int = 4,
     ) -> None:
         super().__init__()
-        if n < 1 + sandwich:
-            raise InputError(f"n is {n}; it must be at least {1 + sandwich} with sandwich={sandwich}")
-        if distill and not sandwich:
-            raise InputError("distill=True needs sandwich=True: the largest arch is the teacher")
-        if step not in ("auto", "stacked", "sliced"):
-            raise InputError(f"step is {step!r}; allowed are 'auto', 'stacked', 'sliced'")
-        self.n, self.sandwich, self.distill, self.distill_from = n, sandwich, distill, distill_from
-        self.sampler, self.grad_clip, self.step = sampler, grad_clip, step
+        if rule not in ("sandwich", "multi-path"):
+            raise InputError(f"rule is {rule!r}; allowed are 'sandwich', 'multi-path'")
+        if rule == "multi-path" and always:
+            raise InputError("archs that always run belong to rule='sandwich'; leave out always")
+        if stacking not in ("auto", "stacked", "sliced"):
+            raise InputError(f"stacking is {stacking!r}; allowed are 'auto', 'stacked', 'sliced'")
+        least = 1 if rule == "multi-path" else len(always) if always else 2
+        if n < least:
+            raise InputError(f"n is {n}; rule {rule!r} needs at least {least} archs per step")
+        self.n, self.rule, self.always, self.distill_from = n, rule, always, distill_from
+        self.sampler, self.grad_clip, self.stacking = sampler, grad_clip, stacking
         self.seed, self.watched = seed, watched
 
     def mutate_model(self, model: Any) -> Any:
-        """Turn a chain space into a supernet, in place; one that is a supernet already keeps its weights.
+        """Turn a space into a supernet, in place; one that is a supernet already keeps its weights.
 
         Raises:
-            TypeError: The model is no chain space.
+            InputError: NNI cannot share weights in a module of the space, or the sandwich rule needs archs to be named.
         """
-        if not hasattr(model, "stages"):
-            raise TypeError(f"SandwichStrategy trains chain spaces such as ResNet20Space, not a {type(model).__name__}")
-        return make_supernet(model) if model.active is None else model
+        _always_running(self, domain_of(model))  # before any work
+        return make_supernet(model) if getattr(model, "active", None) is None else model
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        """Wrap the evaluator's Lightning module into the sandwich step."""
+        """Wrap the evaluator's Lightning module into the training step."""
         if isinstance(evaluator, Lightning) and evaluator.trainer.gradient_clip_val is not None:
             if evaluator.trainer.gradient_clip_algorithm not in (None, "norm"):
-                raise ValueError("SandwichStrategy clips by norm; use Trainer(gradient_clip_algorithm='norm')")
+                raise InputError("SandwichStrategy clips by norm; use Trainer(gradient_clip_algorithm='norm')")
             self.grad_clip = float(evaluator.trainer.gradient_clip_val)
             evaluator.trainer.gradient_clip_val = None  # Lightning refuses to clip under manual optimization
         return super().mutate_evaluator(evaluator)
 
     def configure_oneshot_module(self, training_module: LightningModule) -> SandwichModule:
         """Return the Lightning module that NNI trains."""
-        return SandwichModule(training_module, self, cast("Space", self.model_space.model_space))
+        return SandwichModule(training_module, self, cast("ModelSpace", self.model_space.model_space))
 
     def state_dict(self) -> dict[str, str]:
         """Return what NNI resumes from: the newest checkpoint, if there is one (NNI's own method warns if not)."""
@@ -119,28 +125,31 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         path = newest_checkpoint(self._mutated_model_space.evaluator.trainer)
         return {"ckpt_path": path} if path else {}
 
-    def sub_state_dict(self, arch: Arch) -> dict[str, Tensor]:
-        """Return the weights of one subnet, views of the supernet's; see `supernet.extract.sub_state_dict`."""
+    def sub_state_dict(self, arch: Arch | Sample) -> dict[str, Tensor]:
+        """Return the weights of one subnet, by arch or by NNI's sample; see `supernet.extract.sub_state_dict`."""
         return sub_state_dict(self.supernet, arch)
 
 
 class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
-    """Hands `sandwich_step` what Lightning and NNI provide."""
+    """Hands the training step what Lightning and NNI provide."""
 
-    def __init__(self, training_module: LightningModule, strategy: SandwichStrategy, space: Space) -> None:
+    def __init__(self, training_module: LightningModule, strategy: SandwichStrategy, space: ModelSpace) -> None:
         super().__init__(training_module)
         self.strategy = strategy
-        generator = torch.Generator().manual_seed(strategy.seed)
-        self.sampler = strategy.sampler or strict_fair_sampler(space.form, generator)
-        self.always = [space.largest, space.smallest] if strategy.sandwich else []
-        followed = UniformSampler(space.form, torch.Generator().manual_seed(strategy.seed)).draw(strategy.watched)
-        self.watched = {"largest": space.largest, "smallest": space.smallest}
-        self.watched |= {f"arch{index}": arch for index, arch in enumerate(followed, 1)}
+        domain = domain_of(space)
+        self.sampler = strategy.sampler or _default_sampler(domain, strategy.seed)
+        self.always = _always_running(strategy, domain)
+        self.watched = _watched(strategy, domain, self.always)
 
     def setup(self, stage: str = "fit") -> None:
         """Refuse what would train a wrong supernet."""
         if self.trainer.world_size > 1:
             raise NotImplementedError("SandwichStrategy runs in one process; use Trainer(devices=1)")
+        if str(self.trainer.precision).startswith("16"):
+            raise InputError(
+                f"precision {self.trainer.precision}: float16 gradients are scaled, and clipping their norm would clip "
+                "the scale; use 'bf16-mixed' or '32-true'"
+            )
         super().setup(stage)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -149,15 +158,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         archs = [*self.always, *self.sampler.draw(self.strategy.n - len(self.always))]
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         optimizer.zero_grad()
-        losses = sandwich_step(
-            self.model,
-            images,
-            labels,
-            archs,
-            distill=self.strategy.distill and self.current_epoch >= self.strategy.distill_from,
-            stacked=self._stacked(images.device),
-            backward=self.manual_backward,
-        )
+        step = self._step()
+        losses = step(self.model, images, labels, self._bundled(archs, images.device), backward=self.manual_backward)
         self._check_finite(losses, archs)
         if self.strategy.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.strategy.grad_clip)
@@ -166,7 +168,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         self.log_dict({"train_loss": losses.mean(), "train_loss_first": losses[0]}, prog_bar=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the accuracy and loss of every watched arch, and what the evaluator logs, of the largest."""
+        """Log accuracy and loss of every watched arch, and what the evaluator logs, of the arch that runs at rest."""
         images, labels = batch
         with batch_statistics(self.model):
             self.training_module.validation_step(batch, batch_idx)
@@ -176,10 +178,10 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
                 accuracy = (logits.argmax(-1) == labels).float().mean()
                 self.log_dict({f"val_loss/{name}": loss, f"val_acc/{name}": accuracy}, batch_size=len(labels))
 
-    def export(self) -> dict[str, int]:
-        """Return the sample of the largest arch: which one is best is for scoring to say, not for training."""
-        space = cast("Space", self.model)
-        return space.sample(space.largest)
+    def export(self) -> dict[str, Any]:
+        """Return the sample of the first watched arch: which one is best is for scoring to say, not for training."""
+        arch = next(iter(self.watched.values()))
+        return {label: arch.sample[label] for label in self.model.simplify() if label in arch.choices}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the sampler's state."""
@@ -189,10 +191,29 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         """Restore the sampler's state."""
         self.sampler.load_state_dict(checkpoint["sampler"])
 
-    def _stacked(self, device: torch.device) -> bool:
-        if self.strategy.step == "auto":
-            return stacked_is_faster(cast("Space", self.model), device)
-        return self.strategy.step == "stacked"
+    def _step(self) -> TrainingStep:
+        if self.strategy.rule == "multi-path":
+            return multi_path_step
+        distill_from = self.strategy.distill_from
+        if distill_from is None or self.current_epoch < distill_from:
+            return label_step
+        return sandwich_step
+
+    def _bundled(self, archs: list[Arch], device: torch.device) -> list[Bundle]:
+        """Return the archs in bundles: the first alone, the others together where that is wanted and possible."""
+        first, others = archs[0], archs[1:]
+        stacked = self.strategy.stacking == "stacked"
+        if self.strategy.stacking == "auto":
+            stacked = stacked_is_faster(self.model, device)
+        if not others or not stacked:
+            return list(archs)
+        if not can_stack(self.model, others):
+            if self.strategy.stacking == "auto":
+                return list(archs)
+            raise InputError(
+                "the archs of a step do not share all modules and cannot be stacked; use stacking='sliced'"
+            )
+        return [first, others]
 
     def _check_finite(self, losses: Tensor, archs: list[Arch]) -> None:
         if torch.isfinite(losses).all():
@@ -205,7 +226,44 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         )
 
 
+def stacked_is_faster(space: ModelSpace, device: torch.device) -> bool:
+    """Return whether the sampled archs of a step run faster as one stacked batch than one by one."""
+    if not isinstance(space, ChainSpace) or space.domain.largest is None:
+        return False
+    return device.type == "cuda" or space.complexity(space.largest).macs < STACKED_BELOW_MACS
+
+
 def newest_checkpoint(trainer: pl.Trainer) -> str:
     """Return the path of the checkpoint that the trainer wrote last, or an empty one."""
     callback = trainer.checkpoint_callback
     return getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+
+
+def _always_running(strategy: SandwichStrategy, domain: Domain) -> list[Arch]:
+    """Return the archs that run at every step."""
+    if strategy.rule == "multi-path":
+        return []
+    if strategy.always:
+        return [arch if isinstance(arch, Arch) else domain.codec.arch(arch) for arch in strategy.always]
+    if domain.largest is None or domain.smallest is None:
+        raise InputError(
+            f"{domain.codec.space} has no largest and smallest arch for the sandwich rule: name the archs that always "
+            "run, SandwichStrategy(always=[sample, …]), the first of which teaches; or use rule='multi-path'"
+        )
+    return [domain.largest, domain.smallest]
+
+
+def _default_sampler(domain: Domain, seed: int) -> Sampler:
+    generator = torch.Generator().manual_seed(seed)
+    return UniformSampler(domain, generator) if domain.constraints else strict_fair_sampler(domain, generator)
+
+
+def _watched(strategy: SandwichStrategy, domain: Domain, always: list[Arch]) -> dict[str, Arch]:
+    """Return the archs that validation follows, by name."""
+    sampled = UniformSampler(domain, torch.Generator().manual_seed(strategy.seed)).draw(strategy.watched)
+    watched = {}
+    if domain.largest is not None and domain.smallest is not None:
+        watched = {"largest": domain.largest, "smallest": domain.smallest}
+    elif always:
+        watched = {f"always{index}": arch for index, arch in enumerate(always, 1)}
+    return watched | {f"arch{index}": arch for index, arch in enumerate(sampled, 1)}

@@ -1,18 +1,27 @@
 """Which archs a training step uses: uniform, fair, strict fair, by parameters, from a pool.
 
 All samplers share one signature: `draw(n)` gives the next n archs, and `state_dict` holds all that decides the ones
-after. Fairness as in FairNAS (Chu et al. 2021, section 3), for layers with different numbers of choices.
+after. Fairness as in FairNAS (Chu et al. 2021, section 3), for variables with different numbers of choices. A variable
+that an arch does not have, such as the ratio of an absent block, is not drawn for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from nni_nas_consistency.archs.arch import Arch, ArchForm
+from nni_nas_consistency.archs.arch import Arch, Choice
+from nni_nas_consistency.archs.domains import Domain, Variable
+from nni_nas_consistency.errors import InputError
+
+TRIES = 1000
+"""Draws for one arch before a constraint is taken to allow next to nothing."""
+
+Deal: TypeAlias = "Callable[[Variable, list[int]], list[Choice]]"
+"""Gives a variable's choice for each of the archs that have it, whose indices it gets."""
 
 
 class Sampler(Protocol):
@@ -22,29 +31,35 @@ class Sampler(Protocol):
         """Return the next n archs."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what decides the archs to come, generator included."""
+        """Return what decides all later draws."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
 
 
 class UniformSampler:
-    """Every choice of every layer with the same probability, independently.
+    """Every choice of every variable with the same probability, independently.
+
+    Where the space has constraints, archs that break one are drawn again: uniform over the archs that are allowed.
 
     Args:
-        form: The archs' form.
+        domain: What is drawn from.
         generator: Where the randomness comes from.
     """
 
-    def __init__(self, form: ArchForm, generator: torch.Generator) -> None:
-        self.form = form
+    def __init__(self, domain: Domain, generator: torch.Generator) -> None:
+        self.domain = domain
         self.generator = generator
 
     def draw(self, n: int) -> list[Arch]:
-        """Return n archs."""
-        columns = [torch.randint(len(layer), (n,), generator=self.generator).tolist() for layer in self.form.layers]
-        picks = zip(*columns, strict=True)
-        return [self.form.arch([layer[i] for layer, i in zip(self.form.layers, pick, strict=True)]) for pick in picks]
+        """Return n archs.
+
+        Raises:
+            InputError: The constraints of the space allow next to no arch.
+        """
+        if not self.domain.constraints:
+            return [self.domain.arch(picks) for picks in _draw(self.domain, n, self._deal)]
+        return [self._allowed() for _ in range(n)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state."""
@@ -54,23 +69,42 @@ class UniformSampler:
         """Go on from a saved state."""
         self.generator.set_state(state["generator"])
 
+    def _deal(self, variable: Variable, archs: list[int]) -> list[Choice]:
+        picks = torch.randint(len(variable.choices), (len(archs),), generator=self.generator).tolist()
+        return [variable.choices[pick] for pick in picks]
+
+    def _allowed(self) -> Arch:
+        for _ in range(TRIES):
+            (picks,) = _draw(self.domain, 1, self._deal)
+            reason = self.domain.refusal(self.domain.choices(picks))
+            if reason is None:
+                return self.domain.arch(picks)
+        raise InputError(f"{TRIES} draws broke a constraint of {self.domain.codec.space} ({reason}); loosen it")
+
 
 class ParamsSampler:
     """Archs with probability proportional to their parameters.
 
     Uniform archs are accepted with probability params / params of the largest, which draws from the whole space what
-    the published recipe drew from a pool of 1,000,000 uniform archs.
+    the published recipe drew from a pool of 1,000,000 uniform archs (nazarick, study of samplings).
 
     Args:
-        form: The archs' form.
+        domain: What is drawn from.
         generator: Where the randomness comes from.
-        params: The parameters of an arch, such as `lambda arch: space.complexity(arch).params`.
+        params: The parameters of an arch, by the rule of networks that are trained alone.
+
+    Raises:
+        InputError: The space has no largest arch, which bounds the parameters.
     """
 
-    def __init__(self, form: ArchForm, generator: torch.Generator, *, params: Callable[[Arch], int]) -> None:
-        self.uniform = UniformSampler(form, generator)
+    def __init__(self, domain: Domain, generator: torch.Generator, *, params: Callable[[Arch], int]) -> None:
+        if domain.largest is None:
+            raise InputError(
+                f"{domain.codec.space} has no largest arch, which sampling by parameters needs; use uniform"
+            )
+        self.uniform = UniformSampler(domain, generator)
         self.params = params
-        self.most = params(form.arch([layer[-1] for layer in form.layers]))
+        self.most = params(domain.largest)
 
     def draw(self, n: int) -> list[Arch]:
         """Return n archs."""
@@ -91,47 +125,60 @@ class ParamsSampler:
 
 
 class FairSampler:
-    """Every layer deals its choices from a shuffled deck of its own.
+    """Every variable deals its choices from a shuffled deck of its own.
 
-    After any number of draws the uses of two choices of a layer differ by at most `copies`.
+    After any number of draws the uses of two choices of a variable differ by at most `copies`.
 
     Args:
-        form: The archs' form.
+        domain: What is drawn from.
         generator: Where the randomness comes from.
-        copies: For each layer, how often its deck holds every choice; once by default.
+        copies: For each variable, how often its deck holds every choice; once by default.
+
+    Raises:
+        InputError: The space has constraints, under which choices cannot be dealt independently.
     """
 
-    def __init__(self, form: ArchForm, generator: torch.Generator, copies: Sequence[int] | None = None) -> None:
-        self.form = form
+    def __init__(self, domain: Domain, generator: torch.Generator, copies: Sequence[int] | None = None) -> None:
+        if domain.constraints:
+            raise InputError(f"{domain.codec.space} has constraints, which fair sampling cannot keep; use uniform")
+        self.domain = domain
         self.generator = generator
-        copies = copies or [1] * len(form.layers)
-        self.decks = [Deck(len(layer), often) for layer, often in zip(form.layers, copies, strict=True)]
+        copies = copies or [1] * len(domain.variables)
+        self.decks = {
+            variable.name: Deck(len(variable.choices), often)
+            for variable, often in zip(domain.variables, copies, strict=True)
+        }
 
     def draw(self, n: int) -> list[Arch]:
         """Return n archs."""
-        hands = zip(*(deck.deal(n, self.generator) for deck in self.decks), strict=True)
-        return [self.form.arch([layer[i] for layer, i in zip(self.form.layers, hand, strict=True)]) for hand in hands]
+        return [self.domain.arch(picks) for picks in _draw(self.domain, n, self._deal)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and what is left in every deck."""
-        return {"generator": self.generator.get_state(), "decks": [list(deck.left) for deck in self.decks]}
+        return {
+            "generator": self.generator.get_state(),
+            "decks": [list(deck.left) for deck in self.decks.values()],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.generator.set_state(state["generator"])
-        for deck, left in zip(self.decks, state["decks"], strict=True):
+        for deck, left in zip(self.decks.values(), state["decks"], strict=True):
             deck.left = list(left)
 
+    def _deal(self, variable: Variable, archs: list[int]) -> list[Choice]:
+        return [variable.choices[card] for card in self.decks[variable.name].deal(len(archs), self.generator)]
 
-def strict_fair_sampler(form: ArchForm, generator: torch.Generator) -> FairSampler:
-    """Return the sampler of recipe nazarick: in every block of archs each layer uses each of its k choices m times.
 
-    A block is the least common multiple of all k: 16 archs for layers of 4, 8 and 16 choices. All decks run out
-    together, so a training step that draws a block trains every choice of a layer equally often.
+def strict_fair_sampler(domain: Domain, generator: torch.Generator) -> FairSampler:
+    """Return the sampler of recipe nazarick: a round of archs uses each of the k choices of a variable m times.
+
+    A round is the least common multiple of all k: 16 archs for layers of 4, 8 and 16 widths. All decks of variables
+    that every arch has run out together, so a training step that draws a round trains their choices equally often.
     """
-    counts = [len(layer) for layer in form.layers]
-    block = math.lcm(*counts)
-    return FairSampler(form, generator, [block // count for count in counts])
+    counts = [len(variable.choices) for variable in domain.variables]
+    round_of_archs = math.lcm(*counts)
+    return FairSampler(domain, generator, [round_of_archs // count for count in counts])
 
 
 class PoolSampler:
@@ -142,12 +189,12 @@ class PoolSampler:
         generator: Where the randomness comes from.
 
     Raises:
-        ValueError: The pool is empty.
+        InputError: The pool is empty.
     """
 
     def __init__(self, pool: Sequence[Arch], generator: torch.Generator) -> None:
         if not pool:
-            raise ValueError("the pool is empty; give at least one arch")
+            raise InputError("the pool is empty; give at least one arch")
         self.pool = list(pool)
         self.generator = generator
         self.deck = Deck(len(pool), 1)
@@ -166,24 +213,38 @@ class PoolSampler:
         self.deck.left = list(state["left"])
 
 
-def spread_archs(form: ArchForm, n: int, generator: torch.Generator) -> list[Arch]:
-    """Return archs that spread over the capacity of every stage, for a benchmark; uniform ones crowd around the mean.
+def spread_archs(domain: Domain, n: int, generator: torch.Generator) -> list[Arch]:
+    """Return archs that spread over capacity, for a benchmark; uniform ones crowd around the mean.
 
-    A stage is the layers with the same choices. Its n levels, evenly spaced in (0, 1), are dealt to the archs at random
-    (a Latin hypercube); a layer with k choices has its j-th with j − 1 from Binomial(k − 1, level).
+    Variables with the same choices, such as the widths of one stage, share n levels, evenly spaced in (0, 1) and dealt
+    to the archs at random (a Latin hypercube); a variable with k choices has its j-th smallest with j − 1 from
+    Binomial(k − 1, level).
 
     Args:
-        form: The archs' form.
+        domain: What is drawn from.
         n: How many.
         generator: Where the randomness comes from.
+
+    Raises:
+        InputError: The space has choices that are no numbers, or constraints.
     """
-    stages = list(dict.fromkeys(form.layers))
-    levels = {stage: ((torch.randperm(n, generator=generator) + 0.5) / n).tolist() for stage in stages}
-    columns = []
-    for layer in form.layers:
-        steps = torch.rand(n, len(layer) - 1, generator=generator) < torch.tensor(levels[layer])[:, None]
-        columns.append([layer[index] for index in steps.sum(1).tolist()])
-    return [form.arch(choices) for choices in zip(*columns, strict=True)]
+    numbers = all(isinstance(choice, (int, float)) for variable in domain.variables for choice in variable.choices)
+    if not numbers or domain.constraints:
+        raise InputError(
+            f"{domain.codec.space} has operators or constraints, over which nothing is spread; use uniform"
+        )
+    levels = {}
+    for variable in domain.variables:
+        if variable.choices not in levels:
+            levels[variable.choices] = (torch.randperm(n, generator=generator) + 0.5) / n
+
+    def deal(variable: Variable, archs: list[int]) -> list[Choice]:
+        level = levels[variable.choices][archs]
+        steps = torch.rand(len(archs), len(variable.choices) - 1, generator=generator) < level[:, None]
+        ascending = sorted(variable.choices, key=float)  # type: ignore[arg-type]
+        return [ascending[index] for index in steps.sum(1).tolist()]
+
+    return [domain.arch(picks) for picks in _draw(domain, n, deal)]
 
 
 class Deck:
@@ -200,3 +261,13 @@ class Deck:
             self.left += [self.cards[index] for index in order]
         hand, self.left = self.left[:n], self.left[n:]
         return hand
+
+
+def _draw(domain: Domain, n: int, deal: Deal) -> list[dict[str, Choice]]:
+    """Return what n archs chose, variable by variable, each dealt to the archs that have it."""
+    drawn: list[dict[str, Choice]] = [{} for _ in range(n)]
+    for variable in domain.variables:
+        having = [index for index, picks in enumerate(drawn) if variable.exists(picks)]
+        for index, choice in zip(having, deal(variable, having), strict=True):
+            drawn[index][variable.name] = choice
+    return drawn

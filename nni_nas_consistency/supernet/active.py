@@ -1,119 +1,177 @@
 """The active subnet: which arch, or which archs, a supernet's shared weights run as.
 
-One arch slices the weights. Several archs run as one stacked batch at full width, all images of the first, then all
-of the second; channels that an arch lacks are masked to zero after every batch norm, so that both ways agree.
+What runs is one immutable value, a `Run`, that all elastic modules of a supernet read; nothing calls back. One arch
+slices the weights. Several archs run as one stacked batch, all images of the first, then all of the second, as wide as
+the widest of them; channels that an arch lacks are zero after every batch norm, so that both ways agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Protocol, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias, cast
 
 import torch
+from nni.mutable import Categorical, Mutable, MutableExpression
+from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
-from nni_nas_consistency.archs.arch import Arch, WidthForm
-from nni_nas_consistency.archs.cost import Cost
+from nni_nas_consistency.archs.arch import Arch, Choice
+from nni_nas_consistency.archs.codecs import Codec
+from nni_nas_consistency.supernet.nni_modules import set_sample
+from nni_nas_consistency.supernet.statistics import Statistics
 
-Scales: TypeAlias = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
-"""Gives a batch norm and its input the scale and shift of each channel, in each group of images: [groups, C] both."""
+Sample: TypeAlias = "Mapping[str, Any]"
+"""NNI's form of an arch: label → choice."""
 
 
-class ActiveSubnet:
-    """What the slimmable modules of one supernet run as; one object that all of them hold.
+@dataclass(frozen=True)
+class Run:
+    """What the elastic modules of a supernet run.
 
     Args:
-        largest: The largest width of every label, in channels.
+        archs: The archs; with several, each has an equal share of the batch, one after the other.
+        statistics: What batch norms normalise with; None: as in torch, the batch's own in training mode, else the
+            running ones.
     """
 
-    def __init__(self, largest: Mapping[str, int]) -> None:
-        self.largest = dict(largest)
-        self.widths: Mapping[str, int] = self.largest
-        self.masks: Mapping[str, Tensor] | None = None
-        """For a stacked batch, 0 or 1 for every label: [n archs, largest width]."""
-        self.scales: Scales | None = None
-        """Where a scorer has statistics of its own, what batch norms scale and shift with."""
+    archs: tuple[Arch, ...]
+    statistics: Statistics | None = None
 
 
-class Space(Protocol):
-    """A search space as this folder, the scorers and the strategies see it; `spaces.chain.ChainSpace` is one."""
-
-    form: WidthForm
-    stages: nn.ModuleList
-    active: ActiveSubnet | None
-    """What a supernet runs as; None while the space is no supernet."""
-    stackable: bool
-    """Whether all archs use the same modules, so that several can run as one stacked batch."""
-
-    @property
-    def largest(self) -> Arch:
-        """The arch of the largest widths."""
-
-    @property
-    def smallest(self) -> Arch:
-        """The arch of the smallest widths."""
-
-    def sample(self, arch: Arch) -> dict[str, int]:
-        """Return the width of every label."""
-
-    def complexity(self, arch: Arch) -> Cost:
-        """Return parameters and MACs."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits [B, K] from images [B, C, H, W]."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return the weights."""
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Return all modules, the space itself first."""
-
-
-class set_active_subnet:  # noqa: N801 - reads as a function, like torch.set_grad_enabled
-    """Set what a supernet runs as, at once; used in a `with`, put back at the end what was set before.
+class Active:
+    """Where the elastic modules of one supernet find what runs; all of them hold this one object.
 
     Args:
-        supernet: A chain space after `make_supernet`.
-        archs: One arch, whose slices run from now on; or several, for batches made by `stack`.
+        run: What runs first.
+        codec: How the archs of the space are written.
+        nni_modules: Whether some modules are NNI's own, which are told each sample.
+    """
+
+    def __init__(self, run: Run, codec: Codec, *, nni_modules: bool) -> None:
+        self.run = run
+        self.codec = codec
+        self.nni_modules = nni_modules
+
+
+class Resolved:
+    """A number that may depend on the arch: a constant, an NNI choice, or an expression of choices.
+
+    Args:
+        value: The number, choice or expression.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.labels: tuple[str, ...] = tuple(value.simplify()) if isinstance(value, Mutable) else ()
+        self._known: dict[tuple[Choice, ...], Any] = {}
+
+    @property
+    def varies(self) -> bool:
+        """Whether it depends on the arch."""
+        return bool(self.labels)
+
+    def at(self, arch: Arch) -> Any:
+        """Return what it is in an arch."""
+        if not self.labels:
+            return self.value
+        choices = tuple(arch.choices[label] for label in self.labels)
+        if choices not in self._known:
+            self._known[choices] = self.value.freeze(arch.sample)
+        return self._known[choices]
+
+    @property
+    def largest(self) -> Any:
+        """The largest number that it can be."""
+        return max(self.value.grid()) if isinstance(self.value, MutableExpression) else self.value
+
+
+def width_of(value: Any) -> Resolved:
+    """Return a number of channels that may depend on the arch.
 
     Raises:
-        ValueError: The space is no supernet; the list is empty; or it is given and archs do not share all modules.
+        TypeError: The choices are not whole numbers.
     """
-
-    def __init__(self, supernet: Space, archs: Arch | Sequence[Arch]) -> None:
-        if supernet.active is None:
-            raise ValueError("the space is no supernet: train it with SandwichStrategy, or call make_supernet first")
-        active = self._active = supernet.active
-        self._before = active.widths, active.masks
-        if isinstance(archs, Arch):
-            active.widths, active.masks = supernet.sample(archs), None
-        elif not archs:
-            raise ValueError("no arch is given; give one, or a list of at least one")
-        elif not supernet.stackable:
-            raise ValueError("archs with identity shortcuts cannot be stacked; use one arch, or shortcut='projection'")
-        else:
-            device = next(supernet.parameters()).device
-            samples = [supernet.sample(arch) for arch in archs]
-            active.widths, active.masks = active.largest, channel_masks(samples, active.largest, device)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._active.widths, self._active.masks = self._before
+    if isinstance(value, Categorical) and not all(type(width) is int for width in value.values):
+        raise TypeError(f"{value} is no choice of widths; give whole numbers")
+    return Resolved(value)
 
 
-def channel_masks(
-    samples: Sequence[Mapping[str, int]], largest: Mapping[str, int], device: torch.device
-) -> dict[str, Tensor]:
-    """Return for every label which channels each arch has: float32 [n archs, largest width], 0 or 1."""
-    widths = torch.tensor([[sample[label] for label in largest] for sample in samples])
-    channel = torch.arange(max(largest.values()))
-    present = (channel < widths[:, :, None]).float().to(device)
-    return {label: present[:, index, :width] for index, (label, width) in enumerate(largest.items())}
+@lru_cache(maxsize=4096)
+def channels_present(widths: tuple[int, ...], channels: int, device: torch.device) -> Tensor:
+    """Return which of the channels each arch of a stacked batch has: float32 [archs, channels], 0 or 1."""
+    return (torch.arange(channels) < torch.tensor(widths)[:, None]).float().to(device)
+
+
+@contextmanager
+def active_subnet(supernet: ModelSpace, archs: Arch | Sequence[Arch] | Sample) -> Iterator[None]:
+    """Run a supernet as one arch, or as several in batches made by `stack`; put back at the end what was active before.
+
+    Args:
+        supernet: A space after `make_supernet` or after training with a one-shot strategy.
+        archs: One arch or NNI sample, whose slices run; or several archs that can be stacked.
+
+    Raises:
+        ValueError: The space is no supernet, the list is empty, or these archs cannot be stacked.
+        InputError: A sample lacks a label, or has a choice that is not allowed.
+    """
+    several = isinstance(archs, Sequence) and not isinstance(archs, Arch)
+    active = active_of(supernet)
+    before = active.run
+    if several:
+        run = Run(tuple(cast("Sequence[Arch]", archs)))
+        _check_stacked(supernet, run.archs)
+    else:
+        run = Run((arch_of(supernet, cast("Arch | Sample", archs)),))
+    set_run(supernet, run)
+    try:
+        yield
+    finally:
+        set_run(supernet, before)
+
+
+def set_run(supernet: ModelSpace, run: Run) -> None:
+    """Let a supernet run this from now on: one assignment for elastic modules, `resample` for NNI's own."""
+    active = active_of(supernet)
+    active.run = run
+    if active.nni_modules:
+        set_sample(supernet, run.archs[0].sample)
+
+
+def active_of(supernet: ModelSpace) -> Active:
+    """Return where the modules of a supernet find what runs.
+
+    Raises:
+        ValueError: The space is no supernet.
+    """
+    active = getattr(supernet, "active", None)
+    if active is None:
+        raise ValueError("the space is no supernet: train it with SandwichStrategy, or call make_supernet first")
+    return cast("Active", active)
+
+
+def arch_of(supernet: ModelSpace, arch: Arch | Sample) -> Arch:
+    """Return an arch, of which an NNI sample may be given instead.
+
+    Raises:
+        InputError: A sample lacks a label, or has a choice that is not allowed.
+    """
+    return arch if isinstance(arch, Arch) else active_of(supernet).codec.arch(arch)
+
+
+def _check_stacked(supernet: ModelSpace, archs: Sequence[Arch]) -> None:
+    if not archs:
+        raise ValueError("no arch is given; give one, or a list of at least one")
+    if not can_stack(supernet, archs):
+        raise ValueError("these archs do not share all modules and cannot be stacked; run them one by one")
+
+
+def can_stack(space: ModelSpace, archs: Sequence[Arch]) -> bool:
+    """Return whether these archs can run as one stacked batch: only chain spaces know."""
+    ask = getattr(space, "can_stack", None)
+    return ask is not None and bool(ask(archs))
 
 
 def stack(x: Tensor, n: int) -> Tensor:
@@ -122,13 +180,14 @@ def stack(x: Tensor, n: int) -> Tensor:
 
 
 def unstack(x: Tensor, n: int) -> Tensor:
-    """Return what each arch made of the batch: [n·B, K] → [n, B, K]."""
+    """Return the outputs arch by arch: [n·B, K] → [n, B, K]."""
     return x.view(n, -1, x.shape[1])
 
 
-def logits_of(supernet: Space, images: Tensor, archs: Arch | Sequence[Arch]) -> Tensor:
+def logits_of(supernet: ModelSpace, images: Tensor, archs: Arch | Sequence[Arch] | Sample) -> Tensor:
     """Return the logits of one arch, [B, K], or of several in one stacked batch, [n, B, K]."""
-    with set_active_subnet(supernet, archs):
-        if isinstance(archs, Arch):
-            return supernet(images)
-        return unstack(supernet(stack(images, len(archs))), len(archs))
+    network = cast("nn.Module", supernet)
+    with active_subnet(supernet, archs):
+        if isinstance(archs, Sequence):
+            return unstack(network(stack(images, len(archs))), len(archs))
+        return cast("Tensor", network(images))

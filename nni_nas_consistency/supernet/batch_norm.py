@@ -12,7 +12,9 @@ from math import gcd
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 Terms: TypeAlias = Sequence[tuple[Tensor, Tensor | None]]
 """Features [B, C, H, W], and their scales [groups, C], or None where they are added as they are."""
@@ -54,6 +56,70 @@ def scaled_sum(terms: Terms, shift: Tensor, *, relu: bool) -> Tensor:
     add_up = _in_place if _by_passes(terms[0][0]) else _compiled(_in_one_kernel, shift)
     y: Tensor = add_up(split, shift, relu)
     return _features(y, terms[0][0])
+
+
+class Normalised:
+    """The output of a batch norm that is not computed yet: Σ scale · x + shift.
+
+    While a scorer runs, batch norms return this instead of a tensor, so that an addition and a ReLU that follow cost
+    no pass over memory of their own. Whatever else is done with it computes the tensor first, as it would have been.
+
+    Args:
+        terms: The features, which the ReLU may overwrite, and their scales; the first has one.
+        shift: [groups, C].
+    """
+
+    def __init__(self, terms: Terms, shift: Tensor) -> None:
+        self._terms: Terms | None = terms
+        self._shift = shift
+        self._tensor: Tensor | None = None
+        self.shape = terms[0][0].shape
+
+    def tensor(self) -> Tensor:
+        """Return the features as a tensor, [B, C, H, W]."""
+        if self._tensor is None:
+            self._tensor = scaled_sum(self._take_terms(), self._shift, relu=False)
+        return self._tensor
+
+    def relu(self) -> Tensor:
+        """Return the features cut at zero, [B, C, H, W]; computed in one go, after which the features are gone."""
+        if self._tensor is not None:
+            return self._tensor.relu()
+        return scaled_sum(self._take_terms(), self._shift, relu=True)
+
+    def __add__(self, other: Normalised | Tensor) -> Normalised | Tensor:
+        if self._tensor is not None:
+            return self._tensor + (other.tensor() if isinstance(other, Normalised) else other)
+        if isinstance(other, Normalised):
+            return Normalised([*self._take_terms(), *other._take_terms()], self._shift + other._shift)
+        return Normalised([*self._take_terms(), (other, None)], self._shift)
+
+    __radd__ = __add__
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.tensor()[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tensor(), name)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (F.relu, F.relu_, torch.relu, torch.relu_):
+            return args[0].relu()
+        if function in (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__) and len(args) == 2 and not kwargs:
+            first, second = args if isinstance(args[0], cls) else reversed(args)
+            return first + second
+        plain = tree_map(lambda value: value.tensor() if isinstance(value, cls) else value, (args, kwargs or {}))
+        return function(*plain[0], **plain[1])
+
+    def _take_terms(self) -> Terms:
+        terms, self._terms = self._terms, None
+        if terms is None:
+            raise TypeError(
+                "a link uses the output of a batch norm again after its ReLU or addition, which the prefix scorer "
+                "computes in place; score this space with the plain scorer"
+            )
+        return terms
 
 
 class BatchNormOfRows(torch.autograd.Function):

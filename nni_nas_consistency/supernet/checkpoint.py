@@ -5,37 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from nni.nas.nn.pytorch import ModelSpace
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from nni_nas_consistency.errors import CheckpointError
+from nni_nas_consistency.files.checkpoint_header import (
+    FORMAT,
+    FORMAT_1,
+    checkpoint_path,
+    read_checkpoint_header,
+)
 
-FORMAT = "nni-nas-consistency supernet 1"
 
-SHIPPED = Path(str(files("nni_nas_consistency"))) / "assets"
-"""Where the supernets that come with the package are; next to each, in a JSON file of its name, what it reached."""
-
-
-def save_supernet(path: Path, supernet: Any, about: Mapping[str, Any]) -> None:
+def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) -> None:
     """Write a supernet; the file appears whole or not at all.
 
     Args:
         path: Where to.
-        supernet: A chain space after `make_supernet`.
+        supernet: A space after `make_supernet`.
         about: What made it (recipe, data, seed, …), plain JSON values.
 
     Raises:
         CheckpointError: The folder cannot be written.
     """
-    metadata = {"format": FORMAT, "space": json.dumps(_identity(supernet)), "about": json.dumps(dict(about))}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.state_dict().items()}
+    metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": json.dumps(dict(about))}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(supernet).items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata)
@@ -46,46 +48,32 @@ def save_supernet(path: Path, supernet: Any, about: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_supernet(path: Path, supernet: Any) -> dict[str, Any]:
+def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
     """Load weights into a supernet and return what made them.
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
-        supernet: A chain space after `make_supernet`, of the same space as the file's.
+        supernet: A space after `make_supernet`, made with the same arguments as the file's.
 
     Raises:
-        CheckpointError: There is no such file, it is no supernet of ours, or of another space.
+        CheckpointError: There is no such file, it is no supernet checkpoint, or was trained for a different space.
     """
-    shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
+    header = read_checkpoint_header(path)
+    _check_space(path, header.space, space_identity(supernet))
     try:
-        with safe_open(path if path.is_file() else shipped.get(str(path), path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: is no supernet checkpoint; `nni-consistency train` writes one")
+        with safe_open(checkpoint_path(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error}); give the supernet.safetensors of a training run, or one of those that "
-            f"come with the package: {', '.join(sorted(shipped))}"
-        ) from error
-    written, wanted = json.loads(metadata["space"]), _identity(supernet)
-    if written != wanted:
-        different = ", ".join(
-            f"{key} {written.get(key)!r} instead of {wanted.get(key)!r}"
-            for key in sorted(written.keys() | wanted.keys())
-            if written.get(key) != wanted.get(key)
-        )
-        raise CheckpointError(
-            f"{path}: holds a supernet of another space: {different}; give the data it was trained on"
-        )
-    supernet.load_state_dict(tensors, strict=True)
-    about: dict[str, Any] = json.loads(metadata["about"])
-    return about
+        raise CheckpointError(f"{path}: cannot be read ({error}); copy or train it again") from error
+    if header.format == FORMAT_1:
+        tensors = {_present_name(name): tensor for name, tensor in tensors.items()}
+    cast("nn.Module", supernet).load_state_dict(tensors, strict=True)
+    return dict(header.about)
 
 
-def weights_sha256(supernet: Any) -> str:
+def weights_sha256(supernet: ModelSpace) -> str:
     """Return what tells the weights and running statistics of one supernet from those of another."""
-    return sha256_of(tensor for _, tensor in sorted(supernet.state_dict().items()))
+    return sha256_of(tensor for _, tensor in sorted(_weights(supernet).items()))
 
 
 def sha256_of(tensors: Iterable[Tensor]) -> str:
@@ -97,5 +85,35 @@ def sha256_of(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _identity(supernet: Any) -> dict[str, Any]:
-    return {"class": type(supernet).__name__, **supernet.args}
+def space_identity(space: ModelSpace) -> dict[str, Any]:
+    """Return class and arguments of a search space, as plain JSON values."""
+    identity: dict[str, Any] = json.loads(json.dumps({"class": type(space).__name__, **space.args}, default=repr))
+    return identity
+
+
+def _check_space(path: Path, written: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [
+        f"{key} {written.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in sorted(written.keys() | wanted.keys())
+        if written.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{path}: was trained for a different space: {', '.join(different)}; give the data it was trained on"
+        )
+
+
+def _weights(supernet: ModelSpace) -> dict[str, Tensor]:
+    return dict(cast("nn.Module", supernet).state_dict())
+
+
+def _present_name(name: str) -> str:
+    """Return the name that a tensor of a ResNet20 supernet of format 1 has now."""
+    match = re.fullmatch(r"stages\.(\d+)\.(shortcut\.)?(conv|bn)\.(\w+)", name)
+    if match is None:
+        return name.replace("stages.", "links.", 1)
+    link, shortcut, layer, tensor = match.groups()
+    if shortcut:
+        return f"links.{link}.shortcut.project.{layer}.{tensor}"
+    position = {0: "conv", 1: "conv1"}.get(int(link), "conv1" if int(link) % 2 else "conv2")
+    return f"links.{link}.{position}.{layer}.{tensor}"

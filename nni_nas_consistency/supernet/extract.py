@@ -6,37 +6,37 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import cast
 
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.supernet.active import Space
-from nni_nas_consistency.supernet.modules import Slimmable
+from nni_nas_consistency.supernet.active import Sample, active_of, arch_of
+from nni_nas_consistency.supernet.make import Chain
+from nni_nas_consistency.supernet.modules import Branching, Elastic, Sliced
+from nni_nas_consistency.supernet.nni_modules import exact_freeze, frozen_subnet
 
 
-class OptionalModule(nn.Module):
-    """A module that some subnets do without."""
-
-    def is_absent(self, widths: Mapping[str, int]) -> bool:
-        """Return whether the subnet with these widths lacks this module."""
-        raise NotImplementedError
-
-
-def sub_state_dict(supernet: Space, arch: Arch) -> dict[str, Tensor]:
+def sub_state_dict(supernet: ModelSpace, arch: Arch | Sample) -> dict[str, Tensor]:
     """Return the state dict of one subnet, ready for `load_state_dict(strict=True)` of the frozen space.
 
-    The tensors are views of the supernet's: nothing is copied, and what is written into them is written into the
-    supernet. `load_state_dict` copies.
+    Of a chain space the tensors are views of the supernet's: nothing is copied, and what is written into them is
+    written into the supernet. `load_state_dict` copies. Of any other space they are copies.
 
     Args:
-        supernet: A chain space after `make_supernet`.
-        arch: The subnet.
+        supernet: A space after `make_supernet`, or after training with a one-shot strategy of this package.
+        arch: The subnet, as an arch or as NNI's sample.
 
     Raises:
         ValueError: The space is no supernet, so that it has no shared weights.
+        InputError: The sample lacks a label, or has a choice that is not allowed.
     """
-    if supernet.active is None:
-        raise ValueError("the space is no supernet: train it with SandwichStrategy, or call make_supernet first")
-    return {name: tensor.detach() for name, tensor in _slices(cast("nn.Module", supernet), supernet.sample(arch), "")}
+    active_of(supernet)
+    arch = arch_of(supernet, arch)
+    if not isinstance(supernet, Chain):
+        return dict(frozen_subnet(supernet, arch.sample).state_dict())
+    slices = _slices(cast("nn.Module", supernet), arch, "")
+    return {name: tensor.detach() for name, tensor in slices}
 
 
 def copy_into(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -54,10 +54,21 @@ def copy_into(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise KeyError(f"the network has no {next(iter(left))}")
 
 
-def _slices(module: nn.Module, widths: Mapping[str, int], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    for name, child in module._modules.items():
-        if isinstance(child, Slimmable):
-            for key, tensor in child.slices(widths).items():
-                yield f"{prefix}{name}.{key}", tensor
-        elif child is not None and not (isinstance(child, OptionalModule) and child.is_absent(widths)):
-            yield from _slices(child, widths, f"{prefix}{name}.")
+def _slices(module: nn.Module, arch: Arch, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of the subnet below a module, by the names that they have in the frozen subnet."""
+    if isinstance(module, Sliced):
+        for name, tensor in module.slices(arch).items():
+            yield prefix + name, tensor
+        return
+    if isinstance(module, BaseSuperNetModule) and not isinstance(module, Elastic):
+        with exact_freeze():
+            frozen = module.freeze(arch.sample)
+        for name, tensor in frozen.state_dict().items():
+            yield prefix + name, tensor
+        return
+    own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    for name, tensor in own:
+        yield prefix + name, tensor
+    children = module.subnet_children(arch) if isinstance(module, Branching) else module.named_children()
+    for name, child in children:
+        yield from _slices(child, arch, f"{prefix}{name}." if name else prefix)

@@ -1,157 +1,209 @@
-"""Slimmable conv, batch norm and linear: one set of weights, of which a subnet uses the first channels.
+"""Elastic modules: one set of weights, of which each subnet uses the first channels, or some of the candidates.
 
-Fully shared weights as in Slimmable Neural Networks (Yu et al. 2019, section 3). Which kernel a pair of widths uses is
-decided in `SlimmableConv2d.kernel` alone: the place for other ways of sharing. `make_supernet` puts these modules
-where a space has NNI's mutable ones.
+Fully shared weights as in Slimmable Neural Networks (Yu et al. 2019, section 3). They take the places of NNI's mutable
+modules in a chain space (`make.py`); each reads what runs from the supernet's `Active`, and resolves its own widths,
+operator, inputs or depth from the archs that run.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from nni.mutable import Categorical, Mutable, frozen_context
-from nni.nas.nn.pytorch import MutableBatchNorm2d, MutableConv2d, MutableLinear
+from nni.nas.nn.pytorch import (
+    InputChoice,
+    LayerChoice,
+    MutableBatchNorm2d,
+    MutableConv2d,
+    MutableLayerNorm,
+    MutableLinear,
+    Repeat,
+)
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
-from nni_nas_consistency.supernet.active import ActiveSubnet, Space
-from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, scaled_sum, stands_in_rows
-
-Width: TypeAlias = int | Categorical  # type: ignore[valid-type, unused-ignore]
-"""A number of channels, or NNI's choice of one."""
-
-State: TypeAlias = "Tensor | tuple[Tensor, ...]"
-"""What goes from stage to stage: features [B, C, H, W], and behind them what is carried along."""
-
-AnySpace = TypeVar("AnySpace", bound=Space)
-
-SERVED_CHOICES = ("in_channels", "out_channels", "num_features", "in_features")
-"""The arguments of NNI's mutable modules that may be choices; an expression of choices may not."""
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.supernet.active import Active, Resolved, Run, channels_present, width_of
+from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised, stands_in_rows
 
 
-class Stage(Protocol):
-    """A part of a chain space; all modules in it put out the same width, which is that of the state's first tensor."""
+@runtime_checkable
+class Sliced(Protocol):
+    """A module whose weights a subnet has slices of."""
 
-    out: Width
-
-    def __call__(self, state: State) -> State:
-        """Return the next state."""
-
-
-def width_at(width: Width, widths: Mapping[str, int]) -> int:
-    """Return the channels that `width` means when the labels have these widths."""
-    return widths[width.label] if isinstance(width, Categorical) else int(width)
+    def slices(self, arch: Arch) -> dict[str, Tensor]:
+        """Return the weights and buffers of the subnet, views of the shared ones, by their names in a state dict."""
 
 
-def largest_width(width: Width) -> int:
-    """Return the most channels that `width` may mean."""
-    return max(width.values) if isinstance(width, Categorical) else width
+@runtime_checkable
+class Branching(Protocol):
+    """A module of which subnets have some children only."""
+
+    def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
+        """Return the children that the subnet has, by the names that they have in the frozen subnet."""
 
 
-class Slimmable(BaseSuperNetModule):  # type: ignore[misc]
-    """A module whose first channels serve every subnet.
+class ConvBN(nn.Module):
+    """A convolution and its batch norm, which are one module so that the norm can know the convolution's input width.
 
-    `slices(widths)` gives the tensors of one subnet, views of the shared ones, by their names in a state dict.
+    Args:
+        channels_in: Input channels, or NNI's choice of them.
+        channels_out: Output channels, or NNI's choice of them.
+        kernel_size: Side of the kernel, in pixels; an odd number.
+        stride: Stride of the convolution, in pixels; the padding keeps the size at stride 1.
+        groups: 1, or as many as input channels for a depthwise convolution.
     """
 
-    active: ActiveSubnet
+    def __init__(
+        self, channels_in: Any, channels_out: Any, kernel_size: int, *, stride: int = 1, groups: Any = 1
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = MutableConv2d(
+            channels_in, channels_out, kernel_size, stride=stride, padding=padding, groups=groups, bias=False
+        )
+        self.bn = MutableBatchNorm2d(channels_out)
 
-    def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """Return the weights and buffers of the subnet with these widths."""
-        raise NotImplementedError
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features [B, channels out, H, W]."""
+        normalised: Tensor = self.bn(self.conv(x))
+        return normalised
+
+
+class Elastic(BaseSuperNetModule):  # type: ignore[misc]
+    """What NNI asks of the modules of a supernet; an arch is set through `active_subnet`, for all modules at once."""
+
+    active: Active
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return nothing new: the strategy draws archs and sets the active subnet."""
         return {}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return the active width of each label here."""
-        return {choice.label: self.active.widths[choice.label] for choice in self.mutables}
+        """Return the active choice of each label here."""
+        choices = self.active.run.archs[0].choices
+        return {label: choices[label] for mutable in self.mutables for label in mutable.simplify()}
 
 
-class SlimmableConv2d(Slimmable, nn.Conv2d):
+class ElasticConv2d(Elastic, nn.Conv2d):
     """Convolution over the first input channels to the first output channels.
 
     Args:
-        active: What the supernet runs as.
-        arguments: What `MutableConv2d` was made with; `in_channels` and `out_channels` may be choices.
+        active: What the supernet runs.
+        arguments: What `MutableConv2d` was made with; channels may be choices or expressions of them, and so may
+            `groups` where it is the number of input channels (depthwise).
     """
 
-    def __init__(self, active: ActiveSubnet, arguments: Mapping[str, Any]) -> None:
-        self.width_in: Width = arguments["in_channels"]
-        self.width_out: Width = arguments["out_channels"]
-        fixed = {name: value for name, value in arguments.items() if name not in ("in_channels", "out_channels")}
-        if fixed.get("groups", 1) != 1 or fixed.get("padding_mode", "zeros") != "zeros":
-            raise ValueError(f"a slimmable conv takes groups=1 and padding_mode='zeros', not {fixed}")
-        super().__init__(largest_width(self.width_in), largest_width(self.width_out), **fixed)
+    nested = True
+    """Whether the output of a narrower width is the leading channels of a wider one's, from the same input."""
+
+    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+        self.width_in, self.width_out = width_of(arguments["in_channels"]), width_of(arguments["out_channels"])
+        self.group_count = Resolved(arguments.get("groups", 1))
+        fixed = {
+            name: value for name, value in arguments.items() if name not in ("in_channels", "out_channels", "groups")
+        }
+        super().__init__(self.width_in.largest, self.width_out.largest, groups=self.group_count.largest, **fixed)
+        self.depthwise = self.groups > 1
+        if self.depthwise and not self.groups == self.in_channels == self.out_channels:
+            raise TypeError(
+                f"{self.groups} groups of {self.in_channels} channels: elastic are depthwise convs and groups=1"
+            )
+        if self.padding_mode != "zeros":
+            raise TypeError(f"padding_mode {self.padding_mode!r} is not elastic; use 'zeros'")
         self.active = active
 
     def kernel(self, channels_in: int, channels_out: int) -> Tensor:
-        """Return the kernel of a pair of widths: [channels_out, channels_in, k, k]."""
-        return self.weight[:channels_out, :channels_in]
+        """Return the kernel of a pair of widths: [channels_out, channels_in / groups, k, k]."""
+        return self.weight[:channels_out, : 1 if self.depthwise else channels_in]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, active output width, H, W] from [B, active input width, H, W]."""
-        out = width_at(self.width_out, self.active.widths)
-        bias = None if self.bias is None else self.bias[:out].to(x.dtype)
+        out = widest(self.width_out, self.active.run)
         kernel = self.kernel(x.shape[1], out).to(x.dtype)
-        return F.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation)
+        bias = None if self.bias is None else self.bias[:out].to(x.dtype)
+        groups = x.shape[1] if self.depthwise else 1
+        return F.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation, groups)
 
-    def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """Return the weights of the subnet with these widths."""
-        out = width_at(self.width_out, widths)
-        weight = {"weight": self.kernel(width_at(self.width_in, widths), out)}
-        return weight if self.bias is None else weight | {"bias": self.bias[:out]}
+    def slices(self, arch: Arch) -> dict[str, Tensor]:
+        """Return the weights of the subnet."""
+        out = self.width_out.at(arch)
+        weights = {"weight": self.kernel(self.width_in.at(arch), out)}
+        return weights if self.bias is None else weights | {"bias": self.bias[:out]}
 
 
-class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
+class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
     """Batch norm of the first channels, with one scale, shift and running statistics for all subnets.
 
-    A stacked batch is normalised arch by arch with its own statistics, and loses the channels that an arch lacks.
+    y = weight · (x − mean) / √(var + eps) + bias. A stacked batch is normalised arch by arch with its own statistics,
+    and loses the channels that an arch lacks.
 
     Args:
-        active: What the supernet runs as.
-        arguments: What `MutableBatchNorm2d` was made with; `num_features` may be a choice.
+        active: What the supernet runs.
+        arguments: What `MutableBatchNorm2d` was made with; `num_features` may be a choice or an expression of choices.
     """
 
-    def __init__(self, active: ActiveSubnet, arguments: Mapping[str, Any]) -> None:
-        self.width: Width = arguments["num_features"]
+    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+        self.width = width_of(arguments["num_features"])
         fixed = {name: value for name, value in arguments.items() if name != "num_features"}
-        super().__init__(largest_width(self.width), **fixed)
-        if not (self.affine and self.track_running_stats):
-            raise ValueError("a slimmable batch norm takes affine=True and track_running_stats=True")
+        super().__init__(self.width.largest, **fixed)
+        if not self.track_running_stats:
+            raise TypeError("a batch norm without running statistics is not elastic; leave track_running_stats at True")
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised [B, C, H, W]; C is the active width, or the largest one in a stacked batch."""
-        if self.active.scales is not None:
-            scale, shift = self.active.scales(self, x)
-            return scaled_sum([(x.clone(), scale)], shift, relu=False)
-        if self.active.masks is not None:
-            return self._stacked(x, self._mask(self.active.masks))
+        """Return the normalised [B, C, H, W]; C is the widest active width."""
+        if self.active.run.statistics is not None:
+            return cast("Tensor", self.scaled(x.clone()))
+        return self.normalise(x)
+
+    def scaled(self, x: Tensor) -> Normalised:
+        """Return x, normalised with the statistics of the run, as a `Normalised` that may overwrite x."""
+        run = self.active.run
+        assert run.statistics is not None
+        mean, var = run.statistics.moments(self, x, len(run.archs))
+        weight, bias = self._affine(x.shape[1], mean)
+        scale = weight * (var + self.eps).rsqrt()
+        shift = bias - mean * scale
+        present = self._present(run, x)
+        if present is not None:
+            present = present.to(scale.dtype).repeat_interleave(max(1, len(scale) // len(present)), 0)
+            scale, shift = scale * present, shift * present
+        return Normalised([(x, scale)], shift)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return x, normalised as torch does: by the batch's statistics in training mode, else by the running ones."""
+        if len(self.active.run.archs) > 1:
+            return self._stacked(x)
         c = x.shape[1]
-        if self.training and stands_in_rows(x):
+        if self.training and self.affine and stands_in_rows(x):
             return self._of_rows(x)
         mean, var = self.running_mean[:c], self.running_var[:c]  # type: ignore[index]
+        weight, bias = (self.weight[:c], self.bias[:c]) if self.affine else (None, None)
         momentum = self._update_share() if self.training else 0.0
-        return F.batch_norm(x, mean, var, self.weight[:c], self.bias[:c], self.training, momentum, self.eps)
+        return F.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
 
-    def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """Return the weights and running statistics of the subnet with these widths."""
-        c = width_at(self.width, widths)
+    def slices(self, arch: Arch) -> dict[str, Tensor]:
+        """Return the weights and running statistics of the subnet."""
+        c = self.width.at(arch)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        return {
-            "weight": self.weight[:c],
-            "bias": self.bias[:c],
-            "running_mean": self.running_mean[:c],
-            "running_var": self.running_var[:c],
-            "num_batches_tracked": self.num_batches_tracked,
-        }
+        affine = {"weight": self.weight[:c], "bias": self.bias[:c]} if self.affine else {}
+        running = {"running_mean": self.running_mean[:c], "running_var": self.running_var[:c]}
+        return {**affine, **running, "num_batches_tracked": self.num_batches_tracked}
+
+    def _affine(self, c: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.affine:
+            return self.weight[:c], self.bias[:c]
+        return like.new_ones(c), like.new_zeros(c)
+
+    def _present(self, run: Run, x: Tensor) -> Tensor | None:
+        """Return which channels each arch of a stacked batch has, [archs, C]; None: all have all."""
+        widths = tuple(self.width.at(arch) for arch in run.archs)
+        if min(widths) == x.shape[1]:
+            return None
+        return channels_present(widths, x.shape[1], x.device)
 
     def _of_rows(self, x: Tensor) -> Tensor:
         """Normalise with the statistics of the batch, where torch's kernel is slow: channels-last, of any width."""
@@ -168,132 +220,245 @@ class SlimmableBatchNorm2d(Slimmable, nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
 
-    def _mask(self, masks: Mapping[str, Tensor]) -> Tensor:
-        """Return which channels each arch of a stacked batch has here: [n, C]; of a fixed width, all."""
-        if isinstance(self.width, Categorical):
-            return masks[self.width.label]
-        return self.weight.new_ones(len(next(iter(masks.values()))), self.width)
-
-    def _stacked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Normalise [n·B, C, H, W] arch by arch; channels that an arch lacks come out as zero."""
+    def _stacked(self, x: Tensor) -> Tensor:
+        """Normalise [archs · B, C, H, W] arch by arch; channels that an arch lacks come out as zero."""
         if not self.training:
             raise RuntimeError("a stacked batch has statistics of its own only: put the batch norms into training mode")
-        mask = mask.to(self.weight.dtype)
-        y, mean, var = BatchNormOfRows.apply(x, self.weight * mask, self.bias * mask, self.eps)  # type: ignore[no-untyped-call]
-        if self.momentum != 0:
-            pixels = x.numel() // mean.numel()
-            self._update_running(mean, var * (pixels / (pixels - 1)), mask)
+        run = self.active.run
+        widths = tuple(self.width.at(arch) for arch in run.archs)
+        weight, bias = self._affine(x.shape[1], x)
+        mask = channels_present(widths, x.shape[1], x.device).to(weight.dtype)
+        y, mean, var = BatchNormOfRows.apply(x, weight * mask, bias * mask, self.eps)  # type: ignore[no-untyped-call]
+        pixels = x.numel() // mean.numel()
+        self._update_running(mean, var * (pixels / (pixels - 1)), widths)
         return cast("Tensor", y)
 
     @torch.no_grad()
-    def _update_running(self, mean: Tensor, var: Tensor, mask: Tensor) -> None:
-        """Move the running statistics as n passes one by one would, arch by arch; all three are [n, C]."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+    def _update_running(self, mean: Tensor, var: Tensor, widths: tuple[int, ...]) -> None:
+        """Move the running statistics as passes one by one would; mean and variance are [archs, C]."""
         if self.momentum is None:
             raise RuntimeError("cumulative statistics are estimated for one arch at a time, not for a stacked batch")
-        self.num_batches_tracked.add_(len(mask))
-        keep = 1 - self.momentum * mask
-        kept_by_later = torch.cat([keep.flip(0).cumprod(0).flip(0)[1:], torch.ones_like(keep[:1])])
-        share = self.momentum * mask * kept_by_later
-        left = keep.prod(0)
-        self.running_mean.mul_(left).add_((share * mean).sum(0))
-        self.running_var.mul_(left).add_((share * var).sum(0))
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(len(widths))
+        if self.momentum == 0:
+            return
+        for of_arch, var_of_arch, width in zip(mean, var, widths, strict=True):
+            self.running_mean[:width].lerp_(of_arch[:width], self.momentum)
+            self.running_var[:width].lerp_(var_of_arch[:width], self.momentum)
 
 
-class SlimmableLinear(Slimmable, nn.Linear):
-    """Linear layer over the first input features.
+class ElasticConvBN(Elastic, nn.Module):
+    """A convolution and its batch norm in a supernet.
 
     Args:
-        active: What the supernet runs as.
-        arguments: What `MutableLinear` was made with; `in_features` may be a choice.
+        active: What the supernet runs.
+        conv: The convolution.
+        bn: The batch norm, which no other module reads the input of.
     """
 
-    def __init__(self, active: ActiveSubnet, arguments: Mapping[str, Any]) -> None:
-        self.width_in: Width = arguments["in_features"]
-        fixed = {name: value for name, value in arguments.items() if name != "in_features"}
-        super().__init__(largest_width(self.width_in), **fixed)
+    def __init__(self, active: Active, conv: ElasticConv2d, bn: ElasticBatchNorm2d) -> None:
+        super().__init__()
+        self.conv, self.bn = conv, bn
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, K] from [B, active input width]."""
-        # contiguous: backward then multiplies in the same order as in a layer of this width, bit for bit
-        weight = self.weight[:, : x.shape[1]].contiguous().to(x.dtype)
-        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
-
-    def slices(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """Return the weights of the subnet with these widths."""
-        weight = {"weight": self.weight[:, : width_at(self.width_in, widths)]}
-        return weight if self.bias is None else weight | {"bias": self.bias}
+        """Return the normalised features [B, active output width, H, W]."""
+        x = self.conv(x)
+        if self.active.run.statistics is not None:
+            return cast("Tensor", self.bn.scaled(x))
+        return self.bn.normalise(x)
 
 
-def relu_of_sum(*terms: tuple[nn.Module | None, Tensor]) -> Tensor:
-    """Return relu(Σ norm(x)): batch norm, addition and ReLU, in one pass over memory where a scorer sets the scales.
+class ElasticLinear(Elastic, nn.Linear):
+    """Linear layer over the first input features to the first output features.
 
     Args:
-        terms: Batch norm and its input x [B, C, H, W], which may be overwritten: give what nothing else reads. The
-            first has a norm; where a later one has None, x is added as it is, and kept.
+        active: What the supernet runs.
+        arguments: What `MutableLinear` was made with; its features may be choices or expressions of choices.
     """
-    norm = terms[0][0]
-    scales = norm.active.scales if isinstance(norm, SlimmableBatchNorm2d) else None
-    if scales is None:
-        first, *others = (x if norm is None else norm(x) for norm, x in terms)
-        return F.relu_(functools.reduce(operator.add, others, first))
-    scaled: list[tuple[Tensor, Tensor | None]] = []
-    shifts = []
-    for norm, x in terms:
-        scale, shift = (None, None) if norm is None else scales(cast("nn.BatchNorm2d", norm), x)
-        scaled.append((x, scale))
-        shifts += [] if shift is None else [shift]
-    return scaled_sum(scaled, cast("Tensor", sum(shifts)), relu=True)
+
+    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+        self.width_in, self.width_out = width_of(arguments["in_features"]), width_of(arguments["out_features"])
+        fixed = {name: value for name, value in arguments.items() if name not in ("in_features", "out_features")}
+        super().__init__(self.width_in.largest, self.width_out.largest, **fixed)
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, …, active output width] from [B, …, active input width]."""
+        out = widest(self.width_out, self.active.run)
+        # contiguous: backward then multiplies in the same order as in a layer of this width, bit for bit
+        weight = self.weight[:out, : x.shape[-1]].contiguous().to(x.dtype)
+        return F.linear(x, weight, None if self.bias is None else self.bias[:out].to(x.dtype))
+
+    def slices(self, arch: Arch) -> dict[str, Tensor]:
+        """Return the weights of the subnet."""
+        out = self.width_out.at(arch)
+        weights = {"weight": self.weight[:out, : self.width_in.at(arch)]}
+        return weights if self.bias is None else weights | {"bias": self.bias[:out]}
 
 
-def make_supernet(space: AnySpace) -> AnySpace:
-    """Turn a chain space, in place, into a supernet whose active subnet is the largest; return the same object.
+class ElasticLayerNorm(Elastic, nn.LayerNorm):
+    """Layer norm of the first features. Archs of other widths cannot be stacked: each is normalised over its own width.
+
+    Args:
+        active: What the supernet runs.
+        arguments: What `MutableLayerNorm` was made with; `normalized_shape` may be a choice or an expression.
+    """
+
+    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+        self.width = width_of(arguments["normalized_shape"])
+        fixed = {name: value for name, value in arguments.items() if name != "normalized_shape"}
+        super().__init__(self.width.largest, **fixed)
+        if len(self.normalized_shape) != 1:
+            raise TypeError(
+                f"normalized_shape {self.normalized_shape} is not elastic; normalise over the last dimension"
+            )
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised [B, …, active width]."""
+        c = x.shape[-1]
+        weight = None if self.weight is None else self.weight[:c]
+        bias = None if self.bias is None else self.bias[:c]
+        return F.layer_norm(x, (c,), weight, bias, self.eps)
+
+    def slices(self, arch: Arch) -> dict[str, Tensor]:
+        """Return the weights of the subnet."""
+        c = self.width.at(arch)
+        named = {"weight": self.weight, "bias": self.bias}
+        return {name: tensor[:c] for name, tensor in named.items() if tensor is not None}
+
+
+class ElasticLayerChoice(Elastic, nn.Module):
+    """A choice between operators, of which the active arch runs one.
+
+    Args:
+        active: What the supernet runs.
+        choice: The layer choice of the space; its candidates keep their names and weights.
+    """
+
+    def __init__(self, active: Active, choice: LayerChoice) -> None:
+        super().__init__()
+        self.label = choice.label
+        for name in choice.names:
+            self.add_module(str(name), choice[name])
+        self.active = active
+
+    def chosen(self, arch: Arch) -> nn.Module:
+        """Return the operator of an arch."""
+        return self.get_submodule(str(arch.choices[self.label]))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return what the active operator makes of the inputs."""
+        return self.chosen(self.active.run.archs[0])(*inputs)
+
+    def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
+        """Return the operator of the subnet; the frozen subnet has it in place of the choice."""
+        return [("", self.chosen(arch))]
+
+
+class ElasticInputChoice(Elastic, nn.Module):
+    """A choice between inputs, of which the active arch takes some.
+
+    Args:
+        active: What the supernet runs.
+        choice: The input choice of the space.
+    """
+
+    def __init__(self, active: Active, choice: InputChoice) -> None:
+        super().__init__()
+        if choice.n_chosen is None or choice.reduction not in ("sum", "mean", "concat"):
+            raise TypeError("an input choice needs n_chosen, and reduction 'sum', 'mean' or 'concat'")
+        self.label, self.reduction = choice.label, choice.reduction
+        self.active = active
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        """Return the chosen inputs, reduced to one."""
+        indices = self.active.run.archs[0].choices[self.label]
+        assert isinstance(indices, tuple)
+        chosen = [inputs[cast("int", index)] for index in indices]
+        if len(chosen) == 1:
+            return chosen[0]
+        if self.reduction == "concat":
+            return torch.cat(chosen, 1)
+        total = cast("Tensor", sum(chosen))
+        return total / len(chosen) if self.reduction == "mean" else total
+
+    def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
+        """Return nothing: there are no weights."""
+        return []
+
+
+class ElasticRepeat(Elastic, nn.Module):
+    """The first few of a row of modules, as many as the active arch is deep.
+
+    Args:
+        active: What the supernet runs.
+        repeat: The repeat of the space; its modules keep their weights.
+    """
+
+    def __init__(self, active: Active, repeat: Repeat) -> None:
+        super().__init__()
+        self.depth = Resolved(repeat.depth_choice)
+        self.repeated = nn.ModuleList(repeat.blocks)
+        self.active = active
+
+    def forward(self, x: Any) -> Any:
+        """Return what the active ones make of x, one after the other."""
+        for _, module in self.subnet_children(self.active.run.archs[0]):
+            x = module(x)
+        return x
+
+    def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
+        """Return the modules of the subnet; the frozen subnet has them in an `nn.Sequential`."""
+        return [(str(index), module) for index, module in enumerate(self.repeated[: self.depth.at(arch)])]
+
+
+def widest(width: Resolved, run: Run) -> int:
+    """Return the widest width of the archs that run, in channels."""
+    return max(int(width.at(arch)) for arch in run.archs)
+
+
+def elastic(module: nn.Module, active: Active) -> nn.Module | None:
+    """Return the elastic version of a module of a chain space, or None where there is none, as for plain layers.
 
     Raises:
-        ValueError: The space is a supernet already.
-        TypeError: A module has choices that no slimmable module serves.
+        TypeError: The module has a choice that no elastic module serves.
     """
-    if space.active is not None:
-        raise ValueError("the space is a supernet already")
-    active = ActiveSubnet(space.sample(space.largest))
-    with frozen_context():  # NNI wants one wherever modules with choices are made
-        _replace_modules(cast("nn.Module", space), active, "")
-    space.active = active
-    return space
+    new: Any = None
+    if type(module) is ConvBN:
+        conv, bn = elastic(module.conv, active), elastic(module.bn, active)
+        return ElasticConvBN(active, cast("ElasticConv2d", conv), cast("ElasticBatchNorm2d", bn))
+    if isinstance(module, MutableConv2d) and _choices_of(module) <= {"in_channels", "out_channels", "groups"}:
+        new = ElasticConv2d(active, module.trace_kwargs)
+    elif isinstance(module, MutableBatchNorm2d) and _choices_of(module) <= {"num_features"}:
+        new = ElasticBatchNorm2d(active, module.trace_kwargs)
+    elif isinstance(module, MutableLinear) and _choices_of(module) <= {"in_features", "out_features"}:
+        new = ElasticLinear(active, module.trace_kwargs)
+    elif isinstance(module, MutableLayerNorm) and _choices_of(module) <= {"normalized_shape"}:
+        new = ElasticLayerNorm(active, module.trace_kwargs)
+    elif type(module) is LayerChoice:
+        new = ElasticLayerChoice(active, module)
+    elif type(module) is InputChoice:
+        new = ElasticInputChoice(active, module)
+    elif type(module) is Repeat and Resolved(module.depth_choice).varies:
+        new = ElasticRepeat(active, module)
+    elif type(module) is nn.BatchNorm2d:
+        return _elastic_plain_batch_norm(module, active)
+    if new is not None:
+        for mutable in cast("Any", module).mutables:
+            new.add_mutable(mutable)
+    return cast("nn.Module | None", new)
 
 
-def _replace_modules(module: nn.Module, active: ActiveSubnet, prefix: str) -> None:
-    for name, child in list(module.named_children()):
-        _check_choices(child, f"{prefix}{name}")
-        new = _slimmable(child, active)
-        if new is not None:
-            module.register_module(name, new)
-        else:
-            _replace_modules(child, active, f"{prefix}{name}.")
+def _elastic_plain_batch_norm(norm: nn.BatchNorm2d, active: Active) -> ElasticBatchNorm2d:
+    """Return a batch norm of fixed width for stacked batches and for statistics of a scorer; same weights."""
+    arguments = {"num_features": norm.num_features, "eps": norm.eps, "momentum": norm.momentum, "affine": norm.affine}
+    new = ElasticBatchNorm2d(active, arguments | {"track_running_stats": norm.track_running_stats})
+    new.load_state_dict(norm.state_dict())
+    return new
 
 
-def _check_choices(module: Any, name: str) -> None:
-    if not isinstance(module, (MutableConv2d, MutableBatchNorm2d, MutableLinear)):
-        if getattr(module, "mutables", None):
-            raise TypeError(f"{name}: no slimmable module serves the choices of a {type(module).__name__}")
-        return
-    for argument, value in module.trace_kwargs.items():
-        served = isinstance(value, Categorical) and argument in SERVED_CHOICES
-        if isinstance(value, Mutable) and not served:
-            raise TypeError(f"{name}: no slimmable module serves a choice of {argument} such as {value}")
-
-
-def _slimmable(module: Any, active: ActiveSubnet) -> Slimmable | None:
-    new: Any
-    if isinstance(module, MutableConv2d):
-        new = SlimmableConv2d(active, module.trace_kwargs)
-    elif isinstance(module, MutableBatchNorm2d):
-        new = SlimmableBatchNorm2d(active, module.trace_kwargs)
-    elif isinstance(module, MutableLinear):
-        new = SlimmableLinear(active, module.trace_kwargs)
-    else:
-        return None
-    for choice in module.mutables:
-        new.add_mutable(choice)
-    return cast("Slimmable", new)
+def _choices_of(module: Any) -> set[str]:
+    """Return the arguments of one of NNI's mutable modules that are choices."""
+    return {name for name, value in module.trace_kwargs.items() if Resolved(value).varies}

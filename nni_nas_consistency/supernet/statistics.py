@@ -1,20 +1,116 @@
-"""Which statistics the batch norms of a network normalise with while it is scored.
+"""Which statistics batch norms normalise with while archs are scored.
 
 supernet: the running ones, which every subnet moved. train, test: those of this subnet, averaged over batches of
-training or test images, as `torch.optim.swa_utils.update_bn` does. batch: of each scored batch.
+training or test images, as `torch.optim.swa_utils.update_bn` does. batch: of each scored batch. For a network, two
+context managers set them; for the prefix scorer they are values, of the protocol `Statistics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
+from nni_nas_consistency.supernet.batch_norm import group_statistics
+
 BNStatistics = Literal["supernet", "train", "test", "batch"]
 BN_STATISTICS: tuple[BNStatistics, ...] = get_args(BNStatistics)
+
+Moments: TypeAlias = "tuple[Tensor, Tensor]"
+"""Mean and variance of every channel, [groups, C] both; a group is a batch of one arch, or all that there is."""
+
+
+class Statistics(Protocol):
+    """What the batch norms of a supernet normalise with in one run."""
+
+    def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
+        """Return mean and variance for the input x, [archs · images, C, H, W], of a batch norm."""
+
+
+@dataclass(frozen=True)
+class OfEachBatch:
+    """The statistics of each batch.
+
+    Args:
+        batches: How many batches of each arch run at once.
+    """
+
+    batches: int = 1
+
+    def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
+        """Return mean and biased variance of each batch: [archs · batches, C]."""
+        return group_statistics(x, archs * self.batches)
+
+
+@dataclass(frozen=True)
+class Running:
+    """The supernet's running statistics."""
+
+    def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
+        """Return the running mean and variance of the first C channels: [1, C]."""
+        assert norm.running_mean is not None and norm.running_var is not None
+        return norm.running_mean[None, : x.shape[1]], norm.running_var[None, : x.shape[1]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Statistics that are re-estimated over a set of batches, all counting alike, for one run of a link.
+
+    Args:
+        total: How many batches the set has.
+        means: Mean and unbiased variance by batch norm, summed up while the set runs: [2, archs, C].
+    """
+
+    total: int
+    means: dict[nn.BatchNorm2d, Tensor] = field(default_factory=dict)
+
+    def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
+        """Return mean and variance over the set: [archs, C]."""
+        mean, var = self.means[norm]
+        return mean, var
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The statistics of each batch, which are added to an estimate.
+
+    Args:
+        estimate: What they are added to.
+        batches: How many batches of each arch run at once.
+    """
+
+    estimate: Estimate
+    batches: int
+
+    def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
+        """Return mean and biased variance of each batch: [archs · batches, C]."""
+        mean, var = group_statistics(x, archs * self.batches)
+        pixels = x.numel() // (x.shape[1] * len(mean))
+        unbiased = var * (pixels / (pixels - 1))
+        of_arch = torch.stack([mean, unbiased]).view(2, archs, self.batches, -1).sum(2) / self.estimate.total
+        means = self.estimate.means
+        means[norm] = means[norm] + of_arch if norm in means else of_arch
+        return mean, var
+
+
+class Estimates:
+    """The estimates of all runs of links in one walk.
+
+    Args:
+        total: How many batches the set has.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._of_run: dict[Hashable, Estimate] = {}
+
+    def of_run(self, run: Hashable) -> Estimate:
+        """Return the estimate of one run of a link."""
+        return self._of_run.setdefault(run, Estimate(self.total))
 
 
 def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
@@ -51,11 +147,12 @@ def estimated_statistics(
         for norm in norms:
             norm.reset_running_stats()
             norm.training, norm.momentum = True, None
-        ran = 0
+        seen = 0
         with torch.no_grad():
-            for ran, images in enumerate(batches, 1):  # noqa: B007 - counts the batches
+            for images in batches:
                 forward(images)
-        if not ran:
+                seen += 1
+        if seen == 0:
             raise ValueError("no images to estimate batch-norm statistics from")
         for norm in norms:
             norm.training = False

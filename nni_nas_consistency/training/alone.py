@@ -52,7 +52,7 @@ def train_alone(
     Raises:
         ValueError: Several archs of a space whose archs differ in their modules.
     """
-    if not space.stackable and len(archs) > 1:
+    if not space.can_stack(archs):
         raise ValueError("archs with identity shortcuts cannot train side by side; pass one at a time")
     n = len(archs)
     with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once

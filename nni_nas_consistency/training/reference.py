@@ -7,14 +7,15 @@ Writes `seeds/<seed>.json` for each finished seed, then `reference.json` (the me
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.cli.console import progress
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_text_atomically
@@ -24,6 +25,9 @@ from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.alone import train_alone
 from nni_nas_consistency.training.recipes import Optimization
+
+ShowProgress: TypeAlias = "Callable[[int, str], AbstractContextManager[Callable[[float], None]]]"
+"""Given a number of pieces of work and their name, returns a progress callback that shows how many are done."""
 
 
 def train_references(
@@ -37,6 +41,7 @@ def train_references(
     seeds: int,
     folder: Path,
     about: Mapping[str, object],
+    progress: ShowProgress = lambda total, what: nullcontext(lambda done: None),
 ) -> Path:
     """Train every arch alone with seeds 0 … seeds−1 and return the path of the mean accuracies.
 
@@ -50,12 +55,14 @@ def train_references(
         seeds: How many seeds.
         folder: Where to; seeds that are finished there are not trained again.
         about: Provenance, plain JSON values.
+        progress: Shows the progress.
 
     Raises:
         FileError: The folder holds seeds of other archs, or cannot be written.
     """
     (folder / "seeds").mkdir(parents=True, exist_ok=True)
-    bunches = [list(archs)] if space.stackable else [[name] for name in archs]
+    together = space.can_stack(list(archs.values()))
+    bunches = [list(archs)] if together else [[name] for name in archs]
     columns = []
     with progress(seeds * len(bunches) * optimization.epochs, "epochs") as advance:
         for seed in range(seeds):
@@ -83,7 +90,7 @@ def train_references(
 
 
 def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[float]:
-    entries = read_released(path, space.form)
+    entries = read_released(path, space.codec)
     if {name: entry.arch for name, entry in entries.items()} != dict(archs):
         raise FileError(f"{path}: holds other archs than the list; train into another folder, or remove it")
     return [float(entries[name].acc) for name in archs]

@@ -1,0 +1,316 @@
+"""Codecs: how a search space writes its architectures as text.
+
+`WidthCodec` is the form of CVPR 2021 track 1, `DigitCodec` that of CVPR 2022 track 1, and `SampleCodec` the canonical
+JSON of an NNI sample, which serves every other space. A codec says what a code may say; what is drawn is up to a
+`Domain`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, cast
+
+from nni_nas_consistency.archs.arch import Arch, Choice, Choices
+from nni_nas_consistency.errors import ArchError
+
+WIDTH = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
+
+
+class Codec(Protocol):
+    """How one search space writes its archs."""
+
+    @property
+    def space(self) -> str:
+        """The name of the search space, as messages and files give it."""
+
+    def parse(self, code: str, name: str = "arch") -> Arch:
+        """Return the arch of `code`, kept as it was read; raise `ArchError`, quoting `name`, if there is none."""
+
+    def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
+        """Return the arch with these choices and its canonical code; raise `ArchError`, quoting `name`, if not allowed.
+
+        Choices that the code writes but that no network reads may be missing, and are filled in.
+        """
+
+    def canonical(self, code: str) -> str:
+        """Return the text that all spellings of one arch share."""
+
+
+@dataclass(frozen=True)
+class WidthCodec:
+    """Widths joined by `-`, one a layer: `16-4-12-…`. Layer i, from 1, has the label `w<i>`.
+
+    Args:
+        space: Name of the search space.
+        widths: The allowed widths of each layer, in channels.
+        unused: Labels of layers that are written but that the network never reads; where a sample lacks one, the
+            smallest width is written.
+    """
+
+    space: str
+    widths: tuple[tuple[int, ...], ...]
+    unused: frozenset[str] = frozenset()
+
+    @cached_property
+    def allowed(self) -> dict[str, tuple[int, ...]]:
+        """The allowed widths by label."""
+        return {f"w{layer}": widths for layer, widths in enumerate(self.widths, 1)}
+
+    @cached_property
+    def _width_of(self) -> dict[str, dict[str, int]]:
+        return {label: {str(width): width for width in widths} for label, widths in self.allowed.items()}
+
+    def parse(self, code: str, name: str = "arch") -> Arch:
+        """Return the arch of `code`.
+
+        Raises:
+            ArchError: `code` is no text, has another number of layers, or a width that is not allowed.
+        """
+        if not isinstance(code, str):
+            raise ArchError(f"{name}: the code is {code!r}; {self.space} writes a text like {self._example()!r}")
+        words = code.split("-")
+        try:  # one look-up a layer, since lists have a million layers; what fails is then told apart
+            widths = {label: self._width_of[label][word] for label, word in zip(self.allowed, words, strict=True)}
+        except (KeyError, ValueError):
+            for position, word in enumerate(words, 1):
+                if not WIDTH.fullmatch(word):
+                    message = f"layer {position} of {name} {code!r} reads {word!r}; a width is a plain whole number"
+                    raise ArchError(message) from None
+            return self._checked([int(word) for word in words], code, name)
+        return Arch(code, Choices(widths))
+
+    def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
+        """Return the arch with these widths by label.
+
+        Raises:
+            ArchError: A label is missing or unknown, or a width is no `int` or not allowed.
+        """
+        filled = {label: min(self.allowed[label]) for label in self.unused} | dict(choices)
+        _check_labels(filled, self.allowed, self.space, name)
+        widths = [_integer(filled[label], label, name) for label in self.allowed]
+        return self._checked(widths, "-".join(map(str, widths)), name)
+
+    def canonical(self, code: str) -> str:
+        """Return the code: there is one spelling."""
+        return code
+
+    def _example(self) -> str:
+        return "-".join(str(max(widths)) for widths in self.widths)
+
+    def _checked(self, widths: Sequence[int], code: str, name: str) -> Arch:
+        if len(widths) != len(self.widths):
+            raise ArchError(f"{name} {code!r} has {len(widths)} layers; {self.space} has {len(self.widths)}")
+        for position, (width, allowed) in enumerate(zip(widths, self.widths, strict=True), 1):
+            if width not in allowed:
+                raise ArchError(
+                    f"layer {position} of {name} {code!r} asks for width {width}; "
+                    f"{self.space} allows {', '.join(map(str, allowed))}"
+                )
+        return Arch(code, Choices(dict(zip(self.allowed, widths, strict=True))))
+
+
+@dataclass(frozen=True)
+class DigitCodec:
+    """Depths, a stem digit, then two ratio digits a block, zeros for absent blocks (CVPR 2022 track 1).
+
+    Labels: `depth<stage>`, `stem`, `s<stage>b<block>c<conv>`, all counted from 1. The choice of an absent block is 0.
+    A leading `1` (input size 224), as the released file has it, is accepted and kept.
+
+    Args:
+        space: Name of the search space.
+        depths: Allowed depths of each stage, in blocks.
+        digits: Allowed ratio digits.
+    """
+
+    space: str
+    depths: tuple[tuple[int, ...], ...]
+    digits: tuple[int, ...]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the digits."""
+        labels = [f"depth{stage}" for stage in range(1, len(self.depths) + 1)]
+        labels.append("stem")
+        for stage, depths in enumerate(self.depths, 1):
+            for block in range(1, max(depths) + 1):
+                labels += [f"s{stage}b{block}c1", f"s{stage}b{block}c2"]
+        return tuple(labels)
+
+    def parse(self, code: str, name: str = "arch") -> Arch:
+        """Return the arch of `code`.
+
+        Raises:
+            ArchError: `code` is no text of digits of the right length, or a depth or digit is not allowed.
+        """
+        length = len(self.labels)
+        if not isinstance(code, str) or not (code.isascii() and code.isdigit()):
+            raise ArchError(f"{name}: the code is {code!r}; {self.space} writes {length} or {length + 1} digits")
+        if len(code) not in (length, length + 1):
+            raise ArchError(f"{name} {code!r} has {len(code)} digits; {self.space} has {length} or {length + 1}")
+        if len(code) == length + 1 and code[0] != "1":
+            raise ArchError(f"{name} {code!r} starts with {code[0]}; of {length + 1} digits the first is 1 (size 224)")
+        return self._checked([int(digit) for digit in code[-length:]], code, name)
+
+    def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
+        """Return the arch with these depths and digits by label.
+
+        What the choices say of absent blocks, if anything, is written as 0.
+
+        Raises:
+            ArchError: A label is missing or unknown, or a choice is no `int` or not allowed.
+        """
+        filled = dict.fromkeys(self.labels, 0) | dict(choices)
+        absent = self._absent([filled[label] for label in self.labels[: len(self.depths)]])
+        needed = [label for label in self.labels if label not in absent]
+        _check_labels(choices, needed, self.space, name, also=absent)
+        filled |= dict.fromkeys(absent, 0)
+        digits = [_integer(filled[label], label, name) for label in self.labels]
+        return self._checked(digits, "".join(map(str, digits)), name)
+
+    def canonical(self, code: str) -> str:
+        """Return the code without the digit of the input size."""
+        return code[-len(self.labels) :]
+
+    def _absent(self, depths: Sequence[Choice]) -> frozenset[str]:
+        """Return the labels of blocks beyond the depth of their stage; none in a stage whose depth is not allowed."""
+        absent = []
+        for stage, (depth, allowed) in enumerate(zip(depths, self.depths, strict=True), 1):
+            if depth in allowed:
+                for block in range(cast("int", depth) + 1, max(allowed) + 1):
+                    absent += [f"s{stage}b{block}c1", f"s{stage}b{block}c2"]
+        return frozenset(absent)
+
+    def _allowed(self, depths: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return what each digit of a code may be, given its first digits, the depths; kept, as lists have 45,000."""
+        key = tuple(depths)
+        if key not in self._allowed_by_depths:
+            absent = self._absent(depths)
+            ratios = [(0,) if label in absent else self.digits for label in self.labels[len(depths) :]]
+            self._allowed_by_depths[key] = [*self.depths, *ratios]
+        return self._allowed_by_depths[key]
+
+    @cached_property
+    def _allowed_by_depths(self) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+        return {}
+
+    def _checked(self, digits: Sequence[int], code: str, name: str) -> Arch:
+        stages = len(self.depths)
+        for position, (digit, allowed) in enumerate(zip(digits, self._allowed(digits[:stages]), strict=True)):
+            if digit not in allowed:
+                what = "depth" if position < stages else "ratio digit"
+                raise ArchError(
+                    f"digit {position + 1} of {name} {code!r} asks for {what} {digit}; "
+                    f"{self.space} allows {', '.join(map(str, allowed))} there"
+                )
+        return Arch(code, Choices(dict(zip(self.labels, digits, strict=True))))
+
+
+@dataclass(frozen=True)
+class SampleCodec:
+    """The canonical JSON of an NNI sample: an object with sorted keys and no blanks.
+
+    Args:
+        space: Name of the search space.
+        allowed: The allowed choices of each label.
+    """
+
+    space: str
+    allowed: Mapping[str, tuple[Choice, ...]]
+
+    def parse(self, code: str, name: str = "arch") -> Arch:
+        """Return the arch of `code`, in any JSON spelling.
+
+        Raises:
+            ArchError: `code` is no JSON object, a label is missing, unknown or given twice, or a choice not allowed.
+        """
+        if not isinstance(code, str):
+            raise ArchError(f"{name}: the code is {code!r}; {self.space} writes the JSON text of a sample")
+        try:
+            pairs = json.loads(code, object_pairs_hook=list)
+        except (ValueError, RecursionError) as error:
+            raise ArchError(
+                f"{name}: the code {_cut(code)} is no JSON ({error}); write the sample as one object"
+            ) from error
+        if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+            raise ArchError(f"{name}: the code {_cut(code)} is no object; write label and choice in braces")
+        choices = dict(pairs)
+        if len(choices) < len(pairs):
+            raise ArchError(f"{name}: a label appears twice in the code {_cut(code)}; keep one of them")
+        return Arch(code, self._checked(choices, name))
+
+    def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
+        """Return the arch with these choices.
+
+        Raises:
+            ArchError: A label is missing or unknown, or a choice is not allowed.
+        """
+        checked = self._checked(choices, name)
+        return Arch(_canonical_json(checked), checked)
+
+    def canonical(self, code: str) -> str:
+        """Return the code with sorted keys and no blanks."""
+        return _canonical_json(json.loads(code))
+
+    def _checked(self, choices: Mapping[str, Choice], name: str) -> Choices:
+        _check_labels(choices, self.allowed, self.space, name)
+        checked = Choices({label: choices[label] for label in self.allowed})
+        for label, choice in checked.items():
+            allowed = self.allowed[label]
+            # equality alone would take True for 1 and 1.0 for 1, which are other texts
+            if not any(type(choice) is type(other) and choice == other for other in allowed):
+                shown = ", ".join(map(repr, allowed))
+                raise ArchError(f"{label} of {name} is {choice!r}; {self.space} allows {shown}")
+        return checked
+
+
+def _canonical_json(choices: Mapping[str, object]) -> str:
+    return json.dumps(dict(choices), sort_keys=True, separators=(",", ":"))
+
+
+def _check_labels(
+    choices: Mapping[str, Choice],
+    needed: Mapping[str, object] | Sequence[str],
+    space: str,
+    name: str,
+    *,
+    also: frozenset[str] = frozenset(),
+) -> None:
+    for label in needed:
+        if label not in choices:
+            raise ArchError(f"{name} has no choice for {label}; {space} needs {', '.join(needed)}")
+    for label in choices:
+        if label not in needed and label not in also:
+            raise ArchError(f"{name} has a choice for {label!r}, which {space} does not have")
+
+
+def _integer(choice: Choice, label: str, name: str) -> int:
+    if type(choice) is not int:
+        raise ArchError(f"{label} of {name} is {choice!r}, a {type(choice).__name__}; give whole numbers")
+    return choice
+
+
+def _cut(code: str) -> str:
+    return repr(code if len(code) <= 60 else code[:60] + "…")
+
+
+def resnet20_codec(space: str, width_unit: int = 4) -> WidthCodec:
+    """Return the codec of the ResNet20 spaces: 7 layers of 4 widths, 6 of 8, 7 of 16; the last is never read.
+
+    Args:
+        space: Name of the search space.
+        width_unit: Channels between neighbouring widths; the CVPR 2021 space has 4.
+    """
+    counts = (4,) * 7 + (8,) * 6 + (16,) * 7
+    widths = tuple(tuple(width_unit * step for step in range(1, count + 1)) for count in counts)
+    return WidthCodec(space, widths, frozenset({f"w{len(counts)}"}))
+
+
+RESNET20_CODEC = resnet20_codec("resnet20")
+DIGITS_CODEC = resnet20_codec("digits", width_unit=1)
+RESNET48_CODEC = DigitCodec(
+    "resnet48", ((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 5)), (1, 2, 3, 4, 5, 6, 7)
+)

@@ -1,0 +1,77 @@
+"""`nni-consistency score`: score a list of archs from a supernet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nni_nas_consistency import jobs
+from nni_nas_consistency.cli import parse
+from nni_nas_consistency.cli.console import progress
+from nni_nas_consistency.cli.options import (
+    Archs,
+    Checkpoint,
+    DataOption,
+    DeviceOption,
+    DownloadOption,
+    OutFile,
+    RootOption,
+    SpaceOption,
+)
+
+
+def score(
+    checkpoint: Checkpoint,
+    archs: Archs,
+    space: SpaceOption = None,
+    data: DataOption = None,
+    data_root: RootOption = None,
+    out: OutFile = Path("scores.json"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N archs of the list.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
+    metric: Annotated[
+        Literal["loss", "acc"], typer.Option(help="Negative cross-entropy, or accuracy; the other is written beside.")
+    ] = "loss",
+    bn: Annotated[Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")] = "batch",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 512,
+    orders: Annotated[int, typer.Option(min=1, help="Score images in this many orders, so in other batches.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Score images mirrored too.")] = False,
+    scorer: Annotated[
+        Literal["prefix", "plain"], typer.Option(help="Archs share prefixes, or each runs alone (the reference).")
+    ] = "prefix",
+    precision: Annotated[
+        Literal["float32", "bf16", "float64"], typer.Option(help="Of the features; bf16 is for GPUs.")
+    ] = "float32",
+    shard: Annotated[str | None, typer.Option(help="I/N: score the I-th of N parts; the last one merges.")] = None,
+    device: DeviceOption = "auto",
+    download: DownloadOption = False,
+) -> None:
+    """Score a list of archs from a supernet, and write the scores and the submission.
+
+    Every finished segment of archs is kept in a journal beside --out: after a crash the same command goes on.
+    """
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    job = jobs.ScoreJob(
+        system,
+        data_set,
+        checkpoint,
+        archs,
+        out,
+        data_root=data_root,
+        download=download,
+        limit=limit,
+        images=images,
+        metric=metric,
+        bn=bn,
+        batch_size=batch_size,
+        orders=orders,
+        flip=flip,
+        scorer=scorer,
+        precision=precision,
+        shard=parse.shard_of(shard),
+        device=device,
+    )
+    for path in jobs.score(job, progress=progress).files:
+        print(path)

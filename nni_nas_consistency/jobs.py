@@ -1,0 +1,471 @@
+"""Jobs: values that hold all that decides a result, and one function each that does them.
+
+The command line, an NNI trial, the quickstart and a benchmark build a job and call the same function. Torch and NNI are
+imported by the functions, so that a job is made, and its words are checked, without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.systems import DataSet, System
+from nni_nas_consistency.training.recipes import Optimization, Recipe
+
+if TYPE_CHECKING:
+    from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.ranking.report import Report
+    from nni_nas_consistency.scoring.arch_list import Scored
+    from nni_nas_consistency.spaces.chain import ChainSpace
+
+ShowProgress: TypeAlias = "Callable[[int, str], AbstractContextManager[Callable[[float], None]]]"
+"""Given a number of pieces of work and their name, returns a progress callback that shows how many are done."""
+
+Precision = Literal["float32", "bf16", "float64"]
+
+
+def _silent(total: int, what: str) -> AbstractContextManager[Callable[[float], None]]:
+    return nullcontext(lambda done: None)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train a supernet.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        recipe: How to train.
+        out: Folder of the run; made if missing.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of first weights, sampler, order of the images and augmentation.
+        weights: Supernet to start from, instead of fresh weights.
+        resume: Whether to go on from the last checkpoint in `out`.
+        stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
+        precision: Lightning's word for it.
+        checkpoint_steps: Steps between checkpoints; None: one an epoch.
+        train_images: Use the first so many training images.
+        val_images: Images that validation looks at.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    recipe: Recipe
+    out: Path
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    weights: Path | None = None
+    resume: bool = False
+    stacking: Literal["auto", "stacked", "sliced"] = "auto"
+    precision: str = "32-true"
+    checkpoint_steps: int | None = None
+    train_images: int | None = None
+    val_images: int = 1000
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Json]:
+        """Return what decides the weights besides the images and the weights to start from."""
+        phases: dict[str, Json] = {}
+        for index, phase in enumerate(self.recipe.phases):
+            prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
+            phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
+        return {"recipe": self.recipe.name, **phases, "seed": self.seed}
+
+
+def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], None] = print) -> Path:
+    """Train a supernet and return the path of its checkpoint.
+
+    Args:
+        job: What to train.
+        progress_bar: Whether to show Lightning's progress bar; else a line an epoch goes to `write`.
+        write: Writes a line of text.
+
+    Raises:
+        InputError: The data, the weights or the folder cannot be used.
+        NonFiniteLoss: The training diverged.
+        KeyboardInterrupt: The training was interrupted.
+    """
+    import torch
+
+    from nni_nas_consistency.supernet.checkpoint import save_supernet
+    from nni_nas_consistency.training.run import TrainingRun, begin_run
+    from nni_nas_consistency.training.supernet import train_supernet
+
+    place = device_of(job.device)
+    images = job.data.images(job.data_root, train=True, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = images if job.train_images is None else images.first(job.train_images)
+    torch.manual_seed(job.seed)
+    space = job.system.make_space(images.shape)
+    run = TrainingRun(
+        job.out,
+        resume=job.resume,
+        checkpoint_steps=job.checkpoint_steps,
+        progress_bar=progress_bar,
+        precision=job.precision,
+        accelerator="cpu" if place == "cpu" else "gpu",
+        write=write,
+    )
+    settings = job.settings() | {"data": job.data.name, "images": len(images), "precision": job.precision}
+    about: dict[str, Json] = {}
+    if job.weights is not None:
+        about["trained_on_from"], settings["weights"] = _start_from(space, job.weights, job.out)
+    begin_run(run, settings)
+    val = test.first(min(job.val_images, len(test)))
+    supernet = train_supernet(
+        space, job.recipe, images.to(place), val.to(place), seed=job.seed, run=run, stacking=job.stacking
+    )
+    about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
+    path = job.out / "supernet.safetensors"
+    save_supernet(path, supernet, dict(job.provenance) | settings | about)
+    return path
+
+
+def _start_from(space: ChainSpace, weights: Path, out: Path) -> tuple[dict[str, Json], str]:
+    """Make a space the supernet of a checkpoint; return what made that, and its SHA-256."""
+    from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
+    from nni_nas_consistency.supernet.make import make_supernet
+
+    if weights.resolve() == (out / "supernet.safetensors").resolve():
+        raise InputError(f"{weights}: is what this run would write; give another --out")
+    about = load_supernet(weights, make_supernet(space))
+    return about, weights_sha256(space)
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Score a list of archs from a supernet.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        archs: The list, in released form.
+        out: The score file.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        limit: Score the first so many archs.
+        images: Score on the first so many test images.
+        metric: `loss`: negative cross-entropy; `acc`: accuracy. The other one is written beside.
+        bn: Batch-norm statistics: of each `batch`, re-estimated on `train` or `test` images, or the `supernet`'s.
+        batch_size: Images per batch.
+        orders: In how many orders images are scored, and so in other batches.
+        flip: Whether images are scored mirrored too.
+        scorer: `prefix`: archs share prefixes; `plain`: each runs alone (the reference).
+        precision: Of the features.
+        shard: Which part of the list, (i, n) for the i-th of n.
+        device: `cpu`, `cuda` or `auto`.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    archs: Path
+    out: Path
+    data_root: Path | None = None
+    download: bool = False
+    limit: int | None = None
+    images: int | None = None
+    metric: Literal["loss", "acc"] = "loss"
+    bn: Literal["supernet", "train", "test", "batch"] = "batch"
+    batch_size: int = 512
+    orders: int = 1
+    flip: bool = False
+    scorer: Literal["prefix", "plain"] = "prefix"
+    precision: Precision = "float32"
+    shard: tuple[int, int] = (1, 1)
+    device: str = "auto"
+
+    def provenance(self, images: int, checkpoint: Mapping[str, Json]) -> dict[str, Json]:
+        """Return what the scores come from; what decides a score besides is added by `score_list`."""
+        views: dict[str, Json] = {"orders": self.orders} if self.orders > 1 else {}
+        views |= {"flip": True} if self.flip else {}
+        made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
+        settings: dict[str, Json] = {"data": self.data.name, "images": images}
+        return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
+
+
+def score(job: ScoreJob, *, progress: ShowProgress = _silent) -> Scored:
+    """Score a list of archs, or a shard of it; see `scoring.arch_list.score_list`.
+
+    Args:
+        job: What to score.
+        progress: Shows the progress.
+
+    Raises:
+        InputError: The list, the checkpoint, the data or the score file cannot be used.
+        RuntimeError: A score is not finite.
+    """
+    from nni_nas_consistency.scoring.arch_list import Shard, score_list
+    from nni_nas_consistency.scoring.images import image_scoring
+
+    shard = Shard(*job.shard)
+    archs = first_archs(job.archs, job.system, job.limit)
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if job.images is None else test.first(job.images)
+    calibration = None
+    if job.bn == "train":
+        calibration = job.data.images(job.data_root, train=True, download=job.download).to(place)
+    supernet, about = load_trained(job.system, job.checkpoint, test.shape)
+    scoring = image_scoring(
+        test.to(place),
+        job.data.test,
+        metric=job.metric,
+        bn=job.bn,
+        batch_size=job.batch_size,
+        train=calibration,
+        dtype=_dtype(job.precision),
+        orders=job.orders,
+        flip=job.flip,
+    )
+    return score_list(
+        supernet.double().to(place) if job.precision == "float64" else supernet.to(place),
+        archs,
+        scoring,
+        out=job.out,
+        provenance=job.provenance(len(test), about),
+        shard=shard,
+        scorer=job.scorer,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """Rank scores against reference accuracies.
+
+    Args:
+        system: The competition or benchmark.
+        scores: Score file or submission.
+        reference: Reference accuracies, in released form.
+        common: Whether archs that only one side has are left out; otherwise they are an error.
+        seed: Of the bootstrap.
+        resamples: Bootstrap resamples for the intervals.
+        title: Heading of the report; by default the names of the files.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    scores: Path
+    reference: Path
+    common: bool = False
+    seed: int = 0
+    resamples: int = 1000
+    title: str | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def rank(job: RankJob) -> Report:
+    """Return how well the scores rank the archs, next to parameters and MACs where the space has a network.
+
+    Raises:
+        InputError: A file cannot be used, or the two sides have different archs.
+    """
+    from nni_nas_consistency.files.score_files import read_table, read_table_and_provenance
+    from nni_nas_consistency.ranking.matching import match
+    from nni_nas_consistency.ranking.report import Report
+    from nni_nas_consistency.ranking.statistics import rank_consistency
+
+    scores, settings = read_table_and_provenance(job.scores, job.system.codec)
+    reference = read_table(job.reference, job.system.codec)
+    names, values, accuracies = match(scores, reference, common=job.common)
+    archs = [reference[name].arch for name in names]
+
+    def consistency(values: Any) -> Any:  # all columns draw the same archs, so that their intervals can be compared
+        return rank_consistency(
+            values,
+            accuracies,
+            seed=job.seed,
+            resamples=job.resamples,
+            absolute_pearson=job.system.absolute_pearson,
+        )
+
+    return Report(
+        title=job.title or f"{job.scores.name} against {job.reference.name}",
+        settings=settings,
+        provenance={**job.provenance, "seed": job.seed},
+        names=names,
+        codes=[arch.code for arch in archs],
+        scores=values.tolist(),
+        reference=accuracies.tolist(),
+        consistency=consistency(values),
+        baselines={name: consistency(costs) for name, costs in _baselines(job.system, archs).items()},
+    )
+
+
+def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
+    """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
+    if system.make is None:
+        return {}
+    space = system.make_space(system.data.shape, standalone=True)
+    costs = [space.complexity(arch) for arch in archs]
+    return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+
+
+@dataclass(frozen=True)
+class StandaloneJob:
+    """Train archs alone, which gives their reference accuracies.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        archs: The list, in released form.
+        out: Folder to write into; seeds that are finished there are not trained again.
+        optimization: Optimizer and schedule.
+        seeds: Train every arch with seeds 0 … seeds − 1.
+        limit: Train the first so many archs.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    archs: Path
+    out: Path
+    optimization: Optimization
+    seeds: int = 1
+    limit: int | None = None
+    data_root: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def train_standalone(job: StandaloneJob, *, progress: ShowProgress = _silent) -> Path:
+    """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
+
+    Raises:
+        InputError: The list, the data or the folder cannot be used.
+    """
+    from nni_nas_consistency.training.reference import train_references
+
+    archs = first_archs(job.archs, job.system, job.limit)
+    place = device_of(job.device)
+    images = job.data.images(job.data_root, train=True, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    return train_references(
+        job.system.make_space(images.shape, standalone=True),
+        archs,
+        optimization=job.optimization,
+        train=images.to(place),
+        test=test.to(place),
+        augmentation=job.data.train,
+        seeds=job.seeds,
+        folder=job.out,
+        about=dict(job.provenance),
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Search a trained supernet by NNI's regularized evolution.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        out: Score file for all archs that are scored.
+        trials: Archs to score.
+        population: Archs that live at a time.
+        images: Score on the first so many test images.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of the evolution.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    out: Path
+    trials: int = 200
+    population: int = 50
+    images: int | None = None
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def search(job: SearchJob, *, progress: ShowProgress = _silent) -> Arch:
+    """Search a trained supernet, write the archs that were scored, and return the best one.
+
+    Raises:
+        InputError: The checkpoint, the data or the score file cannot be used.
+        KeyboardInterrupt: The search was interrupted.
+    """
+    from nni_nas_consistency.scoring.images import image_scoring
+    from nni_nas_consistency.search.evolution import evolve
+
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if job.images is None else test.first(job.images)
+    supernet, about = load_trained(job.system, job.checkpoint, test.shape)
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "seed": job.seed}
+    with progress(job.trials, "archs") as advance:
+        return evolve(
+            supernet.to(place),
+            image_scoring(test.to(place), job.data.test),
+            out=job.out,
+            trials=job.trials,
+            population=job.population,
+            seed=job.seed,
+            provenance=dict(job.provenance) | provenance,
+            progress=advance,
+        )
+
+
+def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:
+    """Return the supernet of a checkpoint, for images of this shape, and what made it.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or was trained for a different space.
+    """
+    from nni_nas_consistency.supernet.checkpoint import load_supernet
+    from nni_nas_consistency.supernet.make import make_supernet
+
+    supernet = make_supernet(system.make_space(shape))
+    return supernet, load_supernet(checkpoint, supernet)
+
+
+def first_archs(path: Path, system: System, limit: int | None) -> dict[str, Arch]:
+    """Return the first archs of a list by name, or all of them."""
+    entries = read_released(path, system.codec)
+    return {name: entry.arch for name, entry in list(entries.items())[:limit]}
+
+
+def device_of(device: str) -> str:
+    """Return `cpu` or `cuda`.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    import torch
+
+    found = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
+        raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
+    return ("cuda" if found else "cpu") if device == "auto" else device
+
+
+def _dtype(precision: Precision) -> Any:
+    import torch
+
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "float64": torch.float64}[precision]
