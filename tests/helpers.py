@@ -1,6 +1,5 @@
 """What several test files need: small spaces with random weights, and ResNet-20 written out in plain torch."""
 
-import os
 import random
 import socket
 import time
@@ -11,48 +10,28 @@ import psutil
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import strategies as st
 from nni.tools.nnictl.config_utils import Experiments
 from torch import Tensor, nn
 
-from nni_nas_consistency.archs.arch import RESNET48, Arch, WidthForm
+from nni_nas_consistency.archs.arch import Arch, Choice
+from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space, ShortcutRule
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 BOTH_SHORTCUTS = pytest.mark.parametrize("shortcut", ["projection", "standalone"])
 
 
-def shared_data(*parts: str) -> Path:
-    """Return the path of shared data, which the repository does not ship; skip the test where it is absent."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    path = Path(os.environ.get("NNI_NAS_CONSISTENCY_SHARED_DATA", beside)).joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"no {path}; set NNI_NAS_CONSISTENCY_SHARED_DATA to the folder of the shared data")
-    return path
-
-
-@st.composite
-def digit_codes(draw: st.DrawFn) -> str:
-    """Draw codes of the ResNet48 space, with and without the leading 1."""
-    depths = [draw(st.sampled_from(allowed)) for allowed in RESNET48.depths]
-    blocks = [allowed[-1] for allowed in RESNET48.depths]
-    ratios = st.sampled_from("1234567")
-    stages = [
-        "".join(draw(st.lists(ratios, min_size=2 * depth, max_size=2 * depth))).ljust(2 * most, "0")
-        for depth, most in zip(depths, blocks, strict=True)
-    ]
-    return draw(st.sampled_from(["", "1"])) + "".join(map(str, depths)) + draw(ratios) + "".join(stages)
-
-
-def width_codes(form: WidthForm) -> st.SearchStrategy[str]:
-    """Draw codes of a space of widths."""
-    return st.tuples(*(st.sampled_from(layer) for layer in form.layers)).map(lambda widths: "-".join(map(str, widths)))
-
-
-def random_archs(form: WidthForm, n: int, seed: int = 0) -> list[Arch]:
+def random_archs(domain: Domain, n: int, seed: int = 0) -> list[Arch]:
     """Return uniform archs, drawn without the samplers that are under test."""
     dice = random.Random(seed)
-    return [form.arch([dice.choice(layer) for layer in form.layers]) for _ in range(n)]
+    archs = []
+    for _ in range(n):
+        picks: dict[str, Choice] = {}
+        for variable in domain.variables:
+            if variable.exists(picks):
+                picks[variable.name] = dice.choice(variable.choices)
+        archs.append(domain.arch(picks))
+    return archs
 
 
 def random_batch(images: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -99,7 +78,7 @@ def randomize(network: nn.Module, seed: int) -> None:
 
 def subnet_slices(tensors: Mapping[str, Tensor], arch: Arch, shortcut: ShortcutRule) -> dict[str, Tensor]:
     """Return the slices of a ResNet20 supernet's state dict that an arch uses, written out by hand."""
-    widths = arch.choices
+    widths = list(arch.choices.values())
     slices = {}
 
     def take(name: str, width_in: int, width_out: int) -> None:
@@ -108,15 +87,15 @@ def subnet_slices(tensors: Mapping[str, Tensor], arch: Arch, shortcut: ShortcutR
             slices[f"{name}bn.{key}"] = tensors[f"{name}bn.{key}"][:width_out]
         slices[f"{name}bn.num_batches_tracked"] = tensors[f"{name}bn.num_batches_tracked"]
 
-    take("stages.0.", tensors["stages.0.conv.weight"].shape[1], widths[0])
+    take("links.0.conv.", tensors["links.0.conv.conv.weight"].shape[1], widths[0])
     for block in range(9):
         width_in, width_mid, width_out = widths[2 * block : 2 * block + 3]
-        take(f"stages.{2 * block + 1}.", width_in, width_mid)
-        take(f"stages.{2 * block + 2}.", width_mid, width_out)
+        take(f"links.{2 * block + 1}.conv1.", width_in, width_mid)
+        take(f"links.{2 * block + 2}.conv2.", width_mid, width_out)
         if shortcut == "projection" or block in (0, 3, 6) or width_in != width_out:
-            take(f"stages.{2 * block + 2}.shortcut.", width_in, width_out)
-    slices["stages.19.linear.weight"] = tensors["stages.19.linear.weight"][:, : widths[18]]
-    slices["stages.19.linear.bias"] = tensors["stages.19.linear.bias"]
+            take(f"links.{2 * block + 2}.shortcut.project.", width_in, width_out)
+    slices["links.19.linear.weight"] = tensors["links.19.linear.weight"][:, : widths[18]]
+    slices["links.19.linear.bias"] = tensors["links.19.linear.bias"]
     return slices
 
 
@@ -133,14 +112,14 @@ def plain_logits(
         )
         return F.batch_norm(x, mean, var, scale, shift, training, 0.1, 1e-5)
 
-    x = F.relu(conv_bn("stages.0.", images))
+    x = F.relu(conv_bn("links.0.conv.", images))
     for block in range(9):
         stride = 2 if block in (3, 6) else 1
-        first, second = f"stages.{2 * block + 1}.", f"stages.{2 * block + 2}."
-        y = conv_bn(second, F.relu(conv_bn(first, x, stride)))
+        y = F.relu(conv_bn(f"links.{2 * block + 1}.conv1.", x, stride))
+        y = conv_bn(f"links.{2 * block + 2}.conv2.", y)
         project = shortcut == "projection" or block in (0, 3, 6) or x.shape[1] != y.shape[1]
-        x = F.relu(y + (conv_bn(f"{second}shortcut.", x, stride) if project else x))
-    return F.linear(x.mean((2, 3)), weights["stages.19.linear.weight"], weights["stages.19.linear.bias"])
+        x = F.relu(y + (conv_bn(f"links.{2 * block + 2}.shortcut.project.", x, stride) if project else x))
+    return F.linear(x.mean((2, 3)), weights["links.19.linear.weight"], weights["links.19.linear.bias"])
 
 
 def keep_nni_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from helpers import BOTH_SHORTCUTS, random_archs, random_batch, tiny_supernet
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from nni_nas_consistency.supernet.active import set_active_subnet
+from nni_nas_consistency.supernet.active import active_subnet
 from nni_nas_consistency.supernet.statistics import batch_norms, batch_statistics, estimated_statistics
 
 
@@ -31,8 +31,8 @@ def assert_unchanged(network, before):
 def subnets(shortcut="projection", seed=2):
     """Yield supernets in evaluation mode with an active subnet, and the same subnet extracted."""
     supernet = tiny_supernet(shortcut=shortcut).eval()
-    for arch in [supernet.smallest, *random_archs(supernet.form, 3, seed)]:
-        with set_active_subnet(supernet, arch):
+    for arch in [supernet.smallest, *random_archs(supernet.domain, 3, seed)]:
+        with active_subnet(supernet, arch):
             yield supernet, supernet.freeze(supernet.sample(arch))
 
 

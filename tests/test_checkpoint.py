@@ -14,7 +14,7 @@ from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet import checkpoint
 from nni_nas_consistency.supernet.active import logits_of
 from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 ABOUT = {"recipe": "nazarick", "seed": 3, "lr": 0.1, "data": {"name": "digits", "sizes": [1200, 597]}}
 

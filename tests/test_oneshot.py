@@ -22,8 +22,8 @@ from nni_nas_consistency.nni3.experiment import RetiariiExperiment
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.oneshot import NonFiniteLoss, SandwichStrategy
 from nni_nas_consistency.strategies.sampling import PoolSampler, spread_archs
-from nni_nas_consistency.supernet.active import set_active_subnet
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.active import active_subnet
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.training.lightning import TrainingRun, training_evaluator
 from nni_nas_consistency.training.recipes import Optimization
 
@@ -226,11 +226,11 @@ def test_it_trains_under_nnis_own_classification_evaluator(tmp_path):
 def test_the_strategy_hands_out_subnets_of_what_it_trained(tmp_path):
     strategy = trained(tmp_path, SandwichStrategy(3))
     supernet = strategy.supernet.eval()
-    (arch,) = spread_archs(supernet.form, 1, torch.Generator().manual_seed(1))
+    (arch,) = spread_archs(supernet.domain, 1, torch.Generator().manual_seed(1))
     fresh = ResNet20Space(10, 1, 8, width_unit=1).freeze(supernet.sample(arch)).eval()
     fresh.load_state_dict(strategy.sub_state_dict(arch), strict=True)
     images = torch.randn(4, 1, 8, 8)
-    with set_active_subnet(supernet, arch):
+    with active_subnet(supernet, arch):
         expected = supernet(images)
     torch.testing.assert_close(fresh(images), expected)
     torch.testing.assert_close(strategy.supernet.freeze(supernet.sample(arch))(images), expected)

@@ -16,8 +16,8 @@ from nni_nas_consistency.scoring import blocks, prefix
 from nni_nas_consistency.scoring.memory import Layout, image_blocks, layout_for
 from nni_nas_consistency.scoring.plain import Scoring, score_archs
 from nni_nas_consistency.scoring.prefix import score_prefixes
-from nni_nas_consistency.supernet.active import set_active_subnet
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.active import active_subnet
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.training.lightning import image_scoring
 
 STACKED = [Layout(1, 1), Layout(2, 1), Layout(1, 7), Layout(2, 5, multiple=4), Layout(1, 1, multiple=4)]
@@ -41,7 +41,7 @@ def scores_of(supernet, archs, how, **settings):
 @LAYOUTS
 def test_scores_are_those_of_the_plain_scorer(metric, bn, layout):
     supernet = guessing_supernet()
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     plain = list(score_archs(supernet, archs, scoring(metric, bn)))
     fast = scores_of(supernet, archs, scoring(metric, bn), layout=layout)
     assert fast == pytest.approx(plain, rel=1e-10)
@@ -57,7 +57,7 @@ def ranked(scores):
 def test_smaller_batches_in_the_middle_of_the_list_are_scored_as_the_plain_scorer_does(layout):
     supernet, images = guessing_supernet(), digits(train=False).first(50)
     views = image_scoring(images, DIGITS_TEST, batch_size=20, dtype=torch.float64, orders=2, flip=True)
-    archs = relatives(supernet.form, n=8)
+    archs = relatives(supernet.domain, n=8)
     plain = list(score_archs(supernet, archs, views))
     assert [len(labels) for _, labels in views.test()] == [20, 20, 10] * 4
     assert scores_of(supernet, archs, views, layout=layout) == pytest.approx(plain, rel=1e-10)
@@ -67,7 +67,7 @@ def test_smaller_batches_in_the_middle_of_the_list_are_scored_as_the_plain_score
 @EVERY_BN
 def test_archs_with_identity_shortcuts_are_scored_as_the_plain_scorer_does(metric, bn):
     supernet = guessing_supernet("standalone")
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     plain = list(score_archs(supernet, archs, scoring(metric, bn)))
     for layout in (None, Layout(2, 1)):
         assert scores_of(supernet, archs, scoring(metric, bn), layout=layout) == pytest.approx(plain, rel=1e-10)
@@ -78,7 +78,7 @@ def test_in_single_precision_no_score_is_off_by_more_than_a_ten_thousandth(bn):
     supernet = tiny_supernet(torch.float32)
     batches = [random_batch(size, seed, torch.float32) for seed, size in enumerate((64, 64, 33))]
     how = Scoring("loss", bn, lambda: batches, lambda: batches[:2])
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     plain = list(score_archs(supernet, archs, how))
     for layout in (Layout(), Layout(2, 4, 4)):
         assert scores_of(supernet, archs, how, layout=layout) == pytest.approx(plain, rel=1e-4)
@@ -89,7 +89,7 @@ def test_in_half_precision_scores_are_near(bn):
     supernet = tiny_supernet(torch.float32)
     batches = [random_batch(64, seed, torch.float32) for seed in range(2)]
     halves = [(images.bfloat16(), labels) for images, labels in batches]
-    archs = random_archs(supernet.form, 6)
+    archs = random_archs(supernet.domain, 6)
     exact = list(score_archs(supernet, archs, Scoring("loss", bn, lambda: batches, lambda: batches)))
     half = Scoring("loss", bn, lambda: halves, lambda: halves)
     for scores in (scores_of(supernet, archs, half), list(score_archs(supernet, archs, half))):
@@ -99,7 +99,7 @@ def test_in_half_precision_scores_are_near(bn):
 
 def test_archs_of_several_blocks_are_scored_in_their_order():
     supernet = tiny_supernet()
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     plain = list(score_archs(supernet, archs, scoring()))
     parts = list(score_prefixes(supernet, [archs[:9], archs[9:]], scoring()))
     assert [len(part) for part in parts] == [9, len(archs) - 9]
@@ -118,7 +118,7 @@ def runs_of_stages(supernet, archs, **settings):
 
 def test_a_stage_runs_once_for_each_prefix_before_it_at_the_widest_output():
     supernet = tiny_supernet()
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     runs, widths = runs_of_stages(supernet, archs, layout=Layout())
     assert runs == [len({arch.choices[:length] for arch in archs}) for length in range(20)]
     assert runs[0] == 1 < runs[6] < runs[19] <= len(archs)
@@ -127,15 +127,15 @@ def test_a_stage_runs_once_for_each_prefix_before_it_at_the_widest_output():
 
 def test_with_identity_shortcuts_a_stage_runs_once_for_each_prefix_with_its_own_width():
     supernet = tiny_supernet(shortcut="standalone")
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     runs, _ = runs_of_stages(supernet, archs)
     assert runs[:19] == [len({arch.choices[:length] for arch in archs}) for length in range(1, 20)]
 
 
 def test_archs_side_by_side_run_a_stage_fewer_times():
     supernet = tiny_supernet()
-    alone, _ = runs_of_stages(supernet, random_archs(supernet.form, 32), layout=Layout())
-    bundled, _ = runs_of_stages(supernet, random_archs(supernet.form, 32), layout=Layout(bundle=8))
+    alone, _ = runs_of_stages(supernet, random_archs(supernet.domain, 32), layout=Layout())
+    bundled, _ = runs_of_stages(supernet, random_archs(supernet.domain, 32), layout=Layout(bundle=8))
     assert alone[19] == 32
     assert 4 <= bundled[19] <= 8
 
@@ -143,7 +143,7 @@ def test_archs_side_by_side_run_a_stage_fewer_times():
 @pytest.mark.parametrize("bn", ["batch", "train"])
 def test_progress_adds_up_to_the_archs(bn):
     supernet, told = tiny_supernet(), []
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     scores_of(supernet, archs, scoring("loss", bn), advance=told.append)
     assert sum(told) == pytest.approx(len(archs))
     assert len(told) >= len(TEST) and max(told) < len(archs)
@@ -153,12 +153,12 @@ def test_progress_adds_up_to_the_archs(bn):
 def test_scoring_leaves_the_supernet_as_it_was(bn):
     supernet = tiny_supernet().train()
     supernet.stages[2].bn.eval()
-    set_active_subnet(supernet, [supernet.smallest, supernet.largest])
+    active_subnet(supernet, [supernet.smallest, supernet.largest])
     before = supernet.active.widths, supernet.active.masks, supernet.active.scales
     tensors = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     modes = [module.training for module in supernet.modules()]
     images = [images.clone() for images, _ in TEST]
-    scores_of(supernet, relatives(supernet.form), scoring("loss", bn))
+    scores_of(supernet, relatives(supernet.domain), scoring("loss", bn))
     with pytest.raises(ValueError, match="no images"):
         scores_of(supernet, [supernet.largest], Scoring("loss", bn, lambda: iter([]), lambda: iter(TEST)))
     assert (supernet.active.widths, supernet.active.masks, supernet.active.scales) == before
@@ -237,7 +237,7 @@ def test_archs_with_identity_shortcuts_do_not_walk_side_by_side():
 
 def test_where_memory_runs_out_after_all_half_is_tried(monkeypatch):
     supernet, tried = tiny_supernet(), []
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     expected = scores_of(supernet, archs, scoring())
 
     class Cramped(prefix.Walk):
@@ -259,6 +259,6 @@ def test_where_memory_runs_out_after_all_half_is_tried(monkeypatch):
 def test_scoring_a_space_twice_gives_the_same_bits():
     supernet = make_supernet(tiny_space())
     batches = [random_batch(32, 0, torch.float32)]
-    archs = relatives(supernet.form)
+    archs = relatives(supernet.domain)
     first, second = (scores_of(supernet, archs, Scoring("loss", "batch", lambda: batches)) for _ in range(2))
     assert first == second

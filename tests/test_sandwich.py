@@ -20,7 +20,7 @@ DISTILL = pytest.mark.parametrize("distill", [True, False], ids=["distill", "lab
 def sandwich(n, seed=1):
     """Return the largest, the smallest, and n − 2 sampled archs."""
     space = tiny_space()
-    return [space.largest, space.smallest, *random_archs(space.form, n, seed)][:n]
+    return [space.largest, space.smallest, *random_archs(space.domain, n, seed)][:n]
 
 
 def gradients_of(supernet):
@@ -104,7 +104,7 @@ ON_THREADS = """
 import sys, torch
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.steps import sandwich_step
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 def gradients(threads, dtype):
     torch.set_num_threads(threads)

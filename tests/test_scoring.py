@@ -9,7 +9,7 @@ from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.transforms import normalise
 from nni_nas_consistency.scoring.plain import Scoring, score_archs, score_network, score_one_by_one
-from nni_nas_consistency.supernet.active import logits_of, set_active_subnet
+from nni_nas_consistency.supernet.active import logits_of, active_subnet
 from nni_nas_consistency.training.lightning import image_scoring
 
 TEST = [random_batch(size, seed) for seed, size in enumerate((8, 8, 5))]
@@ -23,7 +23,7 @@ def guessing_supernet(shortcut="projection"):
     """Return a supernet whose archs predict different classes, so that their accuracies differ."""
     supernet = tiny_supernet(shortcut=shortcut).train()
     with torch.no_grad():
-        logits = [logits_of(supernet, TEST[0][0], arch) for arch in random_archs(supernet.form, 5, seed=3)]
+        logits = [logits_of(supernet, TEST[0][0], arch) for arch in random_archs(supernet.domain, 5, seed=3)]
         supernet.stages[-1].linear.bias -= torch.cat(logits).mean(0)
     return supernet
 
@@ -52,7 +52,7 @@ def by_hand(supernet, arch, metric, bn):
 @BOTH_SHORTCUTS
 def test_a_score_from_the_supernet_is_that_of_the_extracted_subnet(metric, bn, shortcut):
     supernet = guessing_supernet(shortcut)
-    archs = [supernet.largest, supernet.smallest, *random_archs(supernet.form, 5, seed=3)]
+    archs = [supernet.largest, supernet.smallest, *random_archs(supernet.domain, 5, seed=3)]
     scores = list(score_archs(supernet, archs, scoring(metric, bn)))
     assert scores == pytest.approx([by_hand(supernet, arch, metric, bn) for arch in archs], rel=1e-12)
     assert len(set(scores)) > 2
@@ -62,7 +62,7 @@ def test_a_score_from_the_supernet_is_that_of_the_extracted_subnet(metric, bn, s
 @EVERY_BN
 def test_a_score_of_an_extracted_subnet_is_that_from_the_supernet(metric, bn):
     supernet = tiny_supernet()
-    for arch in random_archs(supernet.form, 3, seed=4):
+    for arch in random_archs(supernet.domain, 3, seed=4):
         alone = supernet.freeze(supernet.sample(arch))
         (score,) = score_archs(supernet, [arch], scoring(metric, bn))
         assert score_network(alone, scoring(metric, bn)) == score
@@ -78,7 +78,7 @@ def test_the_four_kinds_of_statistics_give_four_scores():
 def test_scoring_leaves_the_supernet_as_it_was(bn):
     supernet = tiny_supernet().train()
     supernet.stages[2].bn.eval()
-    set_active_subnet(supernet, supernet.smallest)
+    active_subnet(supernet, supernet.smallest)
     tensors = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     modes = [module.training for module in supernet.modules()]
     momenta = [norm.momentum for norm in supernet.modules() if hasattr(norm, "momentum")]
@@ -93,7 +93,7 @@ def test_scoring_leaves_the_supernet_as_it_was(bn):
         assert all(parameter.grad is None for parameter in supernet.parameters())
         assert torch.equal(torch.get_rng_state(), generator)
 
-    for _ in score_archs(supernet, random_archs(supernet.form, 3), scoring("loss", bn)):
+    for _ in score_archs(supernet, random_archs(supernet.domain, 3), scoring("loss", bn)):
         unchanged()
     nothing = Scoring("loss", bn, lambda: iter([]), lambda: iter(TRAIN))
     with pytest.raises(ValueError, match="no images"):
@@ -135,7 +135,7 @@ def test_settings_that_cannot_be_honoured_are_refused(arguments, message):
 
 def test_blocks_are_scored_arch_by_arch_in_order():
     supernet, told = tiny_supernet(), []
-    archs = random_archs(supernet.form, 5)
+    archs = random_archs(supernet.domain, 5)
     blocks = list(score_one_by_one(supernet, [archs[:2], archs[2:]], scoring(), advance=told.append))
     assert [len(block) for block in blocks] == [2, 3]
     assert blocks[0] + blocks[1] == list(score_archs(supernet, archs, scoring()))
@@ -163,7 +163,7 @@ def test_mirrored_images_and_other_orders_are_scored_as_further_batches():
 
 def test_the_score_over_several_views_is_their_mean():
     supernet, images = tiny_supernet(), digits(train=False).first(40)
-    arch, settings = random_archs(supernet.form, 1)[0], {"batch_size": 20, "dtype": torch.float64}
+    arch, settings = random_archs(supernet.domain, 1)[0], {"batch_size": 20, "dtype": torch.float64}
 
     def score(scored):
         return next(score_archs(supernet, [arch], scored))

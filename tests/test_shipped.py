@@ -18,7 +18,7 @@ from nni_nas_consistency.errors import CheckpointError
 from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "resnet20-cifar100"

@@ -61,7 +61,7 @@ def test_the_space_has_as_many_archs_as_the_released_one():
 @BOTH_SHORTCUTS
 def test_complexity_is_what_a_frozen_network_holds_and_runs(shortcut):
     space = ResNet20Space(shortcut=shortcut)
-    for arch in [space.largest, space.smallest, *random_archs(space.form, 6, seed=1)]:
+    for arch in [space.largest, space.smallest, *random_archs(space.domain, 6, seed=1)]:
         frozen = space.freeze(space.sample(arch))
         assert space.complexity(arch) == counted(frozen, torch.zeros(1, 3, 32, 32)), arch.code
 
@@ -69,14 +69,14 @@ def test_complexity_is_what_a_frozen_network_holds_and_runs(shortcut):
 @BOTH_SHORTCUTS
 def test_complexity_follows_image_size_channels_and_classes(shortcut):
     space = ResNet20Space(7, 2, 9, shortcut, width_unit=2)
-    for arch in random_archs(space.form, 3, seed=2):
+    for arch in random_archs(space.domain, 3, seed=2):
         assert space.complexity(arch) == counted(space.freeze(space.sample(arch)), torch.zeros(1, 2, 9, 9))
 
 
 def test_the_released_list_spans_the_published_params_and_macs():
     path = shared_data("cvpr2021", "Track1_final_archs.json")
     space = ResNet20Space(shortcut="standalone")
-    costs = [space.complexity(entry.arch) for entry in read_released(path, space.form).values()]  # 5 s for all 50,000
+    costs = [space.complexity(entry.arch) for entry in read_released(path, space.domain).values()]  # 5 s for all 50,000
     macs, params = ([cost.macs for cost in costs], [cost.params for cost in costs])
     assert [round(value / 1e4) for value in (min(macs), max(macs))] == [406, 3059]
     assert sum(macs) / len(macs) == pytest.approx(14.23e6, abs=0.01e6)
@@ -89,7 +89,7 @@ def test_the_released_list_spans_the_published_params_and_macs():
 def test_a_frozen_space_is_the_network_written_out_in_plain_torch(shortcut, training):
     space = tiny_space(shortcut)
     images, _ = random_batch()
-    for seed, arch in enumerate([space.smallest, *random_archs(space.form, 4, seed=3)]):
+    for seed, arch in enumerate([space.smallest, *random_archs(space.domain, 4, seed=3)]):
         frozen = space.freeze(space.sample(arch)).double()
         randomize(frozen, seed)
         weights = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
@@ -100,7 +100,7 @@ def test_a_frozen_space_is_the_network_written_out_in_plain_torch(shortcut, trai
 
 def test_the_released_network_is_the_one_written_out_in_plain_torch():
     space = ResNet20Space(shortcut="standalone")
-    (arch,) = random_archs(space.form, 1, seed=4)
+    (arch,) = random_archs(space.domain, 1, seed=4)
     frozen = space.freeze(space.sample(arch)).double().eval()
     randomize(frozen, seed=4)
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -110,7 +110,7 @@ def test_the_released_network_is_the_one_written_out_in_plain_torch():
 def test_the_shortcut_rules_differ_only_in_blocks_that_keep_their_width():
     def projections(shortcut, code):
         space = tiny_space(shortcut)
-        frozen = space.freeze(space.sample(space.form.parse(code)))
+        frozen = space.freeze(space.sample(space.domain.parse(code)))
         return {int(name.split(".")[1]) // 2 - 1 for name in frozen.state_dict() if "shortcut.conv" in name}
 
     code = "2-1-2-1-3-1-3-5-3-1-3-1-4-1-4-1-4-1-9-1"  # stage 2 begins at equal widths, 3 to 3
@@ -120,7 +120,7 @@ def test_the_shortcut_rules_differ_only_in_blocks_that_keep_their_width():
 
 def test_the_last_width_of_a_code_changes_nothing():
     space = tiny_space()
-    first, *others = [space.form.arch([3] * 19 + [last]) for last in (1, 7, 16)]
+    first, *others = [space.domain.arch([3] * 19 + [last]) for last in (1, 7, 16)]
     shapes = {name: tensor.shape for name, tensor in space.freeze(space.sample(first)).state_dict().items()}
     for arch in others:
         assert space.sample(arch) == space.sample(first)
@@ -132,7 +132,7 @@ def test_the_last_width_of_a_code_changes_nothing():
 
 def test_a_sample_and_its_arch_are_each_others_inverse():
     space = tiny_space()
-    for arch in random_archs(space.form, 20, seed=5):
+    for arch in random_archs(space.domain, 20, seed=5):
         sample = space.sample(arch)
         assert list(sample.items()) == [(f"w{i}", arch.choices[i - 1]) for i in range(1, 20)]
         assert space.arch(sample).choices[:19] == arch.choices[:19]

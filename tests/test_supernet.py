@@ -23,9 +23,9 @@ from torch import nn
 from nni_nas_consistency.archs.arch import WidthForm
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.supernet.active import logits_of, set_active_subnet, stack, unstack
+from nni_nas_consistency.supernet.active import logits_of, active_subnet, stack, unstack
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
 EQUAL_WIDTHS = "2-1-2-3-2-4-4-1-4-5-4-6-7-9-7-3-7-2-7-1"
@@ -34,8 +34,8 @@ EQUAL_WIDTHS = "2-1-2-3-2-4-4-1-4-5-4-6-7-9-7-3-7-2-7-1"
 
 def archs_of(supernet, n=4, seed=1):
     """Return the largest, the smallest, one with identities, and random archs."""
-    chosen = [supernet.largest, supernet.smallest, supernet.form.parse(EQUAL_WIDTHS)]
-    return chosen + random_archs(supernet.form, n, seed)
+    chosen = [supernet.largest, supernet.smallest, supernet.domain.parse(EQUAL_WIDTHS)]
+    return chosen + random_archs(supernet.domain, n, seed)
 
 
 def copied(tensors):
@@ -78,7 +78,7 @@ def test_in_evaluation_active_subnet_extracted_subnet_and_plain_torch_agree_exac
     supernet = tiny_supernet(shortcut=shortcut).eval()
     images, _ = random_batch()
     for arch in archs_of(supernet):
-        with set_active_subnet(supernet, arch):
+        with active_subnet(supernet, arch):
             active = supernet(images)
         frozen = supernet.freeze(supernet.sample(arch))
         fresh = tiny_space(shortcut).freeze(supernet.sample(arch)).double().eval()
@@ -97,7 +97,7 @@ def test_in_training_outputs_gradients_and_running_statistics_agree_exactly(shor
         untouched = buffers_of(supernet)
         frozen = supernet.freeze(supernet.sample(arch))
         by_hand = copied(subnet_slices(supernet.state_dict(), arch, shortcut))
-        with set_active_subnet(supernet, arch):
+        with active_subnet(supernet, arch):
             active = supernet(images)
         alone, plain = frozen(images), plain_logits(by_hand, images, shortcut, training=True)
         for logits in (active, alone, plain):
@@ -134,14 +134,14 @@ def test_the_extracted_weights_are_exactly_the_slices_taken_by_hand():
 
 def test_identity_shortcuts_are_left_out_of_the_extracted_weights():
     supernet = tiny_supernet(shortcut="standalone")
-    names = sub_state_dict(supernet, supernet.form.parse(EQUAL_WIDTHS))
+    names = sub_state_dict(supernet, supernet.domain.parse(EQUAL_WIDTHS))
     projections = {int(name.split(".")[1]) // 2 - 1 for name in names if ".shortcut." in name}
     assert projections == {0, 2, 3, 5, 6}
 
 
 def test_extracted_weights_are_views_of_the_shared_ones():
     supernet = tiny_supernet()
-    (arch,) = random_archs(supernet.form, 1)
+    (arch,) = random_archs(supernet.domain, 1)
     shared = supernet.state_dict()
     for name, tensor in sub_state_dict(supernet, arch).items():
         assert tensor.untyped_storage().data_ptr() == shared[name].untyped_storage().data_ptr(), name
@@ -198,12 +198,12 @@ def test_a_supernet_runs_as_its_largest_subnet_until_told_otherwise():
 
 def test_the_active_subnet_is_put_back_after_nesting_and_after_an_exception():
     supernet = tiny_supernet().train()
-    small, other = supernet.smallest, random_archs(supernet.form, 1)[0]
+    small, other = supernet.smallest, random_archs(supernet.domain, 1)[0]
     assert supernet.active.widths == supernet.sample(supernet.largest)
-    with set_active_subnet(supernet, small):
-        with set_active_subnet(supernet, other):
+    with active_subnet(supernet, small):
+        with active_subnet(supernet, other):
             assert supernet.active.widths == supernet.sample(other)
-            with pytest.raises(KeyError), set_active_subnet(supernet, [small, other]):
+            with pytest.raises(KeyError), active_subnet(supernet, [small, other]):
                 assert supernet.active.masks["w14"].sum(1).tolist() == [1, other.choices[13]]
                 raise KeyError
             assert supernet.active.widths == supernet.sample(other)
@@ -211,14 +211,14 @@ def test_the_active_subnet_is_put_back_after_nesting_and_after_an_exception():
         assert supernet.active.widths == supernet.sample(small)
         assert supernet.stages[3].conv.export({}) == {"w3": 1, "w4": 1}
     assert supernet.active.widths == supernet.sample(supernet.largest)
-    set_active_subnet(supernet, small)
+    active_subnet(supernet, small)
     assert supernet.active.widths == supernet.sample(small)
 
 
 def test_a_space_that_is_no_supernet_has_no_active_subnet_and_no_weights_to_extract():
     space = tiny_space()
     with pytest.raises(ValueError, match="the space is no supernet: train it with SandwichStrategy, or call make_sup"):
-        set_active_subnet(space, space.largest)
+        active_subnet(space, space.largest)
     with pytest.raises(ValueError, match="the space is no supernet: train it with SandwichStrategy, or call make_sup"):
         sub_state_dict(space, space.largest)
 
@@ -226,7 +226,7 @@ def test_a_space_that_is_no_supernet_has_no_active_subnet_and_no_weights_to_extr
 def test_archs_with_different_modules_are_not_stacked():
     supernet = tiny_supernet(shortcut="standalone")
     with pytest.raises(ValueError, match="archs with identity shortcuts cannot be stacked; use one arch"):
-        set_active_subnet(supernet, [supernet.largest, supernet.smallest])
+        active_subnet(supernet, [supernet.largest, supernet.smallest])
     assert supernet.active.masks is None
 
 
@@ -234,7 +234,7 @@ def test_archs_with_different_modules_are_not_stacked():
 def test_a_stacked_batch_is_its_archs_one_by_one(n, images):
     batch, labels = random_batch(images)
     weights = torch.linspace(0.5, 1.5, n, dtype=torch.float64)  # so that swapped archs show in the gradients
-    archs = [*random_archs(tiny_space().form, n, seed=2)]
+    archs = [*random_archs(tiny_space().domain, n, seed=2)]
     archs[-1] = tiny_space().smallest
     one_by_one, stacked = tiny_supernet().train(), tiny_supernet().train()
 
@@ -276,7 +276,7 @@ def test_a_stacked_batch_leaves_running_statistics_alone_where_one_by_one_would(
     supernet = tiny_supernet().eval()
     before = buffers_of(supernet)
     images, _ = random_batch()
-    archs = random_archs(supernet.form, 3, seed=3)
+    archs = random_archs(supernet.domain, 3, seed=3)
     with batch_statistics(supernet):
         torch.testing.assert_close(
             logits_of(supernet, images, archs),
@@ -306,7 +306,7 @@ def test_a_copied_supernet_has_an_active_subnet_of_its_own():
     images, _ = random_batch()
     expected = logits_of(supernet, images, supernet.smallest)
     largest = supernet(images)
-    set_active_subnet(twin, twin.smallest)
+    active_subnet(twin, twin.smallest)
     assert torch.equal(twin(images), expected)
     assert torch.equal(supernet(images), largest)
 
@@ -400,18 +400,18 @@ def fastest_median(action, arguments):
 
 def test_on_the_released_space_setting_and_extracting_a_subnet_take_a_fraction_of_a_step():
     supernet = make_supernet(ResNet20Space())
-    archs = random_archs(supernet.form, 50)
-    assert fastest_median(lambda arch: set_active_subnet(supernet, arch), archs) <= 0.2
+    archs = random_archs(supernet.domain, 50)
+    assert fastest_median(lambda arch: active_subnet(supernet, arch), archs) <= 0.2
     assert fastest_median(lambda arch: sub_state_dict(supernet, arch), archs) <= 2
 
 
 def test_one_arch_after_several_runs_alone_and_unmasked():
     supernet = tiny_supernet().eval()
-    first, second = random_archs(supernet.form, 2)
+    first, second = random_archs(supernet.domain, 2)
     images, _ = random_batch()
-    with set_active_subnet(supernet, first):
+    with active_subnet(supernet, first):
         expected = supernet(images)
-    set_active_subnet(supernet, [first, second])
-    set_active_subnet(supernet, first)
+    active_subnet(supernet, [first, second])
+    active_subnet(supernet, first)
     assert supernet.active.masks is None
     assert torch.equal(supernet(images), expected)
