@@ -18,7 +18,10 @@ Sampling = Literal["strict-fair", "fair", "uniform", "params"]
 
 @dataclass(frozen=True)
 class Optimization:
-    """SGD with a linear warm-up per step, then a cosine per epoch.
+    """SGD with a linear warm-up per step from 0, then a cosine per epoch over `epochs`.
+
+    The clock of the cosine starts in the epoch in which the warm-up ends, so that it is not quite at its end when the
+    training is: factor(e) = ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
 
     Args:
         epochs: Passes over the training images.
@@ -27,6 +30,7 @@ class Optimization:
         warmup_steps: Steps until the peak.
         weight_decay: L2 penalty.
         momentum: Of SGD.
+        peak_epochs: Epochs at the peak before the clock starts, besides the warm-up.
     """
 
     epochs: int
@@ -35,13 +39,15 @@ class Optimization:
     warmup_steps: int
     weight_decay: float
     momentum: float = 0.9
+    peak_epochs: int = 0
 
     def lr_factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step (from 0) as a share of the peak, in [0, 1]."""
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        epoch = step // steps_per_epoch
-        return 0.5 * (1 + math.cos(math.pi * min(epoch / self.epochs, 1)))
+            return step / self.warmup_steps
+        warmup_epochs = self.warmup_steps // steps_per_epoch
+        clock = step // steps_per_epoch - warmup_epochs - self.peak_epochs
+        return 0.5 * (1 + math.cos(math.pi * min(max(clock, 0) / self.epochs, 1)))
 
     def for_epochs(self, epochs: int) -> Optimization:
         """Return the same optimization at another length; the warm-up changes in proportion."""
@@ -144,7 +150,7 @@ ANS = Recipe(
     "ans",
     (
         Phase(
-            Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4),
+            Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4, peak_epochs=1),
             CIFAR100_ANS,
             n=6,
             rule="multi-path",
