@@ -63,7 +63,7 @@ def train_alone(
         momentum=optimization.momentum,
         weight_decay=optimization.weight_decay,
     )
-    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
+    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, len(batches)))
     together.train()
     for epoch in range(1, optimization.epochs + 1):

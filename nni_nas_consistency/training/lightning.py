@@ -98,7 +98,7 @@ def training_evaluator(
     """
     if run.resume and not run.last_checkpoint.is_file():
         raise InputError(f"{run.last_checkpoint}: no checkpoint to resume from; start without --resume")
-    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=True)
+    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
         run.last_checkpoint.parent,
         run.last_checkpoint.stem,
