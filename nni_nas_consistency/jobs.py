@@ -80,7 +80,7 @@ class TrainJob:
         for index, phase in enumerate(self.recipe.phases):
             prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
-        return {"recipe": self.recipe.name, **phases, "seed": self.seed}
+        return {"recipe": self.recipe.name, "init": self.recipe.init, **phases, "seed": self.seed}
 
 
 def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], None] = print) -> Path:
@@ -124,12 +124,25 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
     begin_run(run, settings)
     val = test.first(min(job.val_images, len(test)))
     supernet = train_supernet(
-        space, job.recipe, images.to(place), val.to(place), seed=job.seed, run=run, stacking=job.stacking
+        space,
+        job.recipe,
+        images.to(place),
+        val.to(place),
+        seed=job.seed,
+        run=run,
+        stacking=job.stacking,
+        params=params_of(job.system, images.shape),
     )
     about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     path = job.out / "supernet.safetensors"
     save_supernet(path, supernet, dict(job.provenance) | settings | about)
     return path
+
+
+def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], int]:
+    """Return what counts the parameters of an arch that is trained alone on images of this shape."""
+    space = system.make_space(shape, standalone=True)
+    return lambda arch: space.complexity(arch).params
 
 
 def _start_from(space: ChainSpace, weights: Path, out: Path) -> tuple[dict[str, Json], str]:

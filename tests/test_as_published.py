@@ -1,16 +1,25 @@
 """The published recipes as they were published: the figures are those of the competitions' entries."""
 
+import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
+from nni_nas_consistency.archs.domains import RESNET20
+from nni_nas_consistency.cli.parse import PrecisionWord
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, Augmentation
 from nni_nas_consistency.images.datasets import Images, digits
 from nni_nas_consistency.images.loader import TrainingLoader
+from nni_nas_consistency.jobs import params_of
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import CVPR2021
 from nni_nas_consistency.training.lightning import training_evaluator
 from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK
 from nni_nas_consistency.training.run import TrainingRun
+from nni_nas_consistency.training.supernet import initialise, train_supernet
 
 STEPS = 391  # of 128 images: the last incomplete batch counts
 
@@ -51,3 +60,42 @@ def test_the_last_incomplete_batch_is_kept(tmp_path):
 def test_an_epoch_of_cifar_100_has_391_steps():
     images = Images(torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), torch.zeros(50_000, dtype=torch.long), 1)
     assert len(TrainingLoader(images, Augmentation((0.0,), (1.0,)), batch_size=128, seed=0)) == STEPS
+
+
+def test_kaiming_fan_out_draws_convs_and_classifier_within_their_bounds_and_fills_them():
+    supernet = make_supernet(ResNet20Space())
+    initialise(supernet, "kaiming-fan-out", torch.Generator().manual_seed(0))
+    weights = dict(supernet.named_parameters())
+    for name, fan_out in (("links.18.conv2.conv.weight", 64 * 9), ("links.19.linear.weight", 100)):
+        bound = math.sqrt(3) * math.sqrt(2) / math.sqrt(fan_out)
+        assert 0.98 * bound < float(weights[name].detach().abs().max()) <= bound
+    assert float(weights["links.18.conv2.conv.weight"].detach().std()) == pytest.approx(0.059, abs=5e-4)
+    assert not weights["links.19.linear.bias"].any()
+    assert (weights["links.18.conv2.bn.weight"] == 1).all() and not weights["links.18.conv2.bn.bias"].any()
+
+
+def test_each_recipe_names_its_initialisation_and_fresh_weights_depend_on_the_seed_alone(tmp_path):
+    assert NAZARICK.init == ANS.init == "kaiming-fan-out"
+    recipe = replace(EMBEDDED, init="kaiming-fan-out").for_epochs(1)
+    recipe = replace(recipe, phases=(replace(recipe.phases[0], n=2),))
+    still = replace(recipe.phases[0], optimization=replace(recipe.phases[0].optimization, lr=0.0))
+    weights = []
+    for attempt in range(2):
+        torch.manual_seed(attempt)
+        run = TrainingRun(tmp_path / str(attempt), accelerator="cpu", write=lambda line: None)
+        images = digits(train=True).first(64)
+        supernet = train_supernet(
+            ResNet20Space(10, 1, 8, width_unit=1), replace(recipe, phases=(still,)), images, images, seed=3, run=run
+        )
+        weights.append(supernet.links[18].conv2.conv.weight)
+    assert torch.equal(*weights)
+    assert float(weights[0].detach().abs().max()) > math.sqrt(6 / (16 * 9)) * 0.95
+
+
+def test_archs_are_drawn_by_the_parameters_that_they_have_alone():
+    count = params_of(CVPR2021, (100, 3, 32))
+    assert (count(RESNET20.largest), count(RESNET20.smallest)) == (278_612, 3_424)
+
+
+def test_float16_is_refused_before_anything_is_trained():
+    assert "16-mixed" not in get_args(PrecisionWord)

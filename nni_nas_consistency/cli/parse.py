@@ -105,10 +105,12 @@ def recipe_of(
             f"recipe {recipe.name} is for images of {recipe.channels} channels, these have {channels}; "
             "give another --recipe"
         )
-    *before, last = recipe.phases
-    last = last if epochs is None else last.for_epochs(epochs)
-    phases = [_changed(replace(phase, n=n or phase.n), changes) for phase in [*before, last]]
-    return replace(recipe, phases=tuple(phases))
+    inits = [change.partition("=")[2] for change in changes if change.startswith("init=")]
+    changes = [change for change in changes if not change.startswith("init=")]
+    if inits:
+        recipe = replace(recipe, init=_read(f"init={inits[-1]}", "init", inits[-1], *INIT_READER))
+    recipe = recipe if epochs is None else recipe.for_epochs(epochs)
+    return replace(recipe, phases=tuple(_changed(replace(phase, n=n or phase.n), changes) for phase in recipe.phases))
 
 
 def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
@@ -121,7 +123,7 @@ def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
         elif name in PHASE_READERS:
             phase = replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
         else:
-            allowed = ", ".join([*OPTIMIZATION_READERS, *PHASE_READERS])
+            allowed = ", ".join([*OPTIMIZATION_READERS, *PHASE_READERS, "init"])
             raise InputError(f"--set {change}: there is no setting {name!r}; give NAME=VALUE of {allowed}")
     if phase.rule == "multi-path" and phase.distill_from is not None:
         raise InputError("several paths have no teacher; add --set distill_from=never to rule=multi-path")
@@ -173,6 +175,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
+INIT_READER: tuple[Callable[[str], Any], str] = (_one_of("kaiming-fan-out", "torch"), "kaiming-fan-out or torch")
 OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "lr": (_number, "a number of at least 0"),
     "weight_decay": (_number, "a number of at least 0"),

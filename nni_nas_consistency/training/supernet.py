@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
 
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.domains import Domain
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.nni3.experiment import RetiariiExperiment
-from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.oneshot import SandwichStrategy, Stacking
 from nni_nas_consistency.strategies.sampling import (
@@ -21,8 +24,9 @@ from nni_nas_consistency.strategies.sampling import (
     UniformSampler,
     strict_fair_sampler,
 )
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.training.lightning import training_evaluator
-from nni_nas_consistency.training.recipes import Phase, Recipe
+from nni_nas_consistency.training.recipes import Init, Phase, Recipe
 from nni_nas_consistency.training.run import TrainingRun
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
@@ -37,39 +41,69 @@ def train_supernet(
     seed: int,
     run: TrainingRun,
     stacking: Stacking = "auto",
+    params: Callable[[Arch], int] | None = None,
 ) -> AnySpace:
     """Train a space as a supernet by a recipe, through `RetiariiExperiment`, and return the supernet.
 
     Args:
-        space: The search space; it becomes the supernet, in place. Its first weights are torch's, so seed torch before
-            it is made. A supernet is trained on, from the weights it has.
+        space: The search space; it becomes the supernet, in place, with fresh weights as the recipe draws them. A
+            supernet is trained on, from the weights it has.
         recipe: How to train.
         train: Training images, on the device that trains.
         val: Images that validation follows the largest, the smallest and a few other archs on.
-        seed: Of the sampler, the order of the images and the augmentation.
+        seed: Of fresh weights, the sampler, the order of the images and the augmentation.
         run: Where checkpoints go, and how.
         stacking: Whether the archs of a step run as one masked batch or one by one.
+        params: The parameters of an arch that is trained alone, for recipes that draw archs by them.
 
     Raises:
         NonFiniteLoss: The training diverged.
         InputError: `run.resume` without a checkpoint.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
     """
+    if getattr(space, "active", None) is None:
+        initialise(make_supernet(space), recipe.init, torch.Generator().manual_seed(seed))
     for index, phase in enumerate(recipe.phases):
         of_phase = run if len(recipe.phases) == 1 else replace(run, folder=run.folder / f"phase{index}")
-        train_phase(space, phase, train, val, seed=seed, run=of_phase, stacking=stacking)
+        sampler = sampler_of(phase, domain_of(space), torch.Generator().manual_seed(seed), params)
+        _train_phase(space, phase, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
     return space
 
 
-def train_phase(
-    space: ModelSpace, phase: Phase, train: Images, val: Images, *, seed: int, run: TrainingRun, stacking: Stacking
+@torch.no_grad()
+def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> None:
+    """Draw fresh weights for a supernet.
+
+    Args:
+        supernet: A space after `make_supernet`.
+        init: See `Recipe`. Torch's own were drawn when the modules were made, from torch's global generator.
+        generator: Where the randomness comes from.
+    """
+    if init == "torch":
+        return
+    for module in cast("nn.Module", supernet).modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+def _train_phase(
+    space: ModelSpace,
+    phase: Phase,
+    sampler: Sampler,
+    train: Images,
+    val: Images,
+    *,
+    seed: int,
+    run: TrainingRun,
+    stacking: Stacking,
 ) -> None:
-    """Train a space by one phase of a recipe; see `train_supernet`."""
     evaluator = training_evaluator(phase.optimization, train, phase.augmentation, val, seed=seed, run=run)
     strategy = SandwichStrategy(
         phase.n,
         rule=phase.rule,
-        sampler=sampler_of(phase, space, torch.Generator().manual_seed(seed)),
+        sampler=sampler,
         distill_from=phase.distill_from,
         grad_clip=phase.grad_clip,
         stacking=stacking,
@@ -79,18 +113,27 @@ def train_phase(
         raise KeyboardInterrupt
 
 
-def sampler_of(phase: Phase, space: ModelSpace, generator: torch.Generator) -> Sampler:
+def sampler_of(
+    phase: Phase, domain: Domain, generator: torch.Generator, params: Callable[[Arch], int] | None = None
+) -> Sampler:
     """Return the sampler that a phase names.
 
+    Args:
+        phase: The phase.
+        domain: What archs are drawn from.
+        generator: Where the randomness comes from.
+        params: The parameters of an arch that is trained alone, for `sampling="params"`.
+
     Raises:
-        InputError: The space has no largest arch or has constraints, which the sampler cannot do with.
+        InputError: Archs shall be drawn by their parameters, which nobody counts or no largest arch bounds; or strict
+            fairness is asked of a space with constraints.
     """
-    domain: Domain = domain_of(space)
     if phase.sampling == "strict-fair":
         return strict_fair_sampler(domain, generator)
     if phase.sampling == "fair":
         return FairSampler(domain, generator)
     if phase.sampling == "uniform":
         return UniformSampler(domain, generator)
-    chain = cast("ChainSpace", space)
-    return ParamsSampler(domain, generator, params=lambda arch: chain.complexity(arch).params)
+    if params is None:
+        raise InputError("archs shall be drawn by their parameters: give train_supernet params, which counts them")
+    return ParamsSampler(domain, generator, params=params)
