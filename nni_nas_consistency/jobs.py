@@ -51,6 +51,7 @@ class TrainJob:
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
         precision: Lightning's word for it.
         checkpoint_steps: Steps between checkpoints; None: one an epoch.
+        keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         train_images: Use the first so many training images.
         val_images: Images that validation looks at.
         device: `cpu`, `cuda` or `auto`.
@@ -69,6 +70,7 @@ class TrainJob:
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
     precision: str = "32-true"
     checkpoint_steps: int | None = None
+    keep_epochs: bool = False
     train_images: int | None = None
     val_images: int = 1000
     device: str = "auto"
@@ -108,6 +110,10 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
     images = images if job.train_images is None else images.first(job.train_images)
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
+    settings = job.settings() | {"data": job.data.name, "images": len(images), "precision": job.precision}
+    about: dict[str, Json] = {}
+    if job.weights is not None:
+        about["trained_on_from"], settings["weights"] = _start_from(space, job.weights, job.out)
     run = TrainingRun(
         job.out,
         resume=job.resume,
@@ -116,11 +122,9 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
         precision=job.precision,
         accelerator="cpu" if place == "cpu" else "gpu",
         write=write,
+        keep_epochs=job.keep_epochs,
+        about=dict(job.provenance) | settings | about,
     )
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "precision": job.precision}
-    about: dict[str, Json] = {}
-    if job.weights is not None:
-        about["trained_on_from"], settings["weights"] = _start_from(space, job.weights, job.out)
     begin_run(run, settings)
     val = test.first(min(job.val_images, len(test)))
     supernet = train_supernet(

@@ -1,14 +1,22 @@
 """The published recipes as they were published: the figures are those of the competitions' entries."""
 
+import json
 import math
+import re
 from dataclasses import replace
+from importlib.resources import files
 from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from nni_nas_consistency.archs.codecs import DIGITS_CODEC, RESNET48_CODEC
 from nni_nas_consistency.archs.domains import RESNET20
+from nni_nas_consistency.cli.main import main
 from nni_nas_consistency.cli.parse import PrecisionWord
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
+from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, Augmentation
 from nni_nas_consistency.images.datasets import Images, digits
 from nni_nas_consistency.images.loader import TrainingLoader
@@ -17,7 +25,7 @@ from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import CVPR2021
 from nni_nas_consistency.training.lightning import training_evaluator
-from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK
+from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, STANDALONE_DIGITS
 from nni_nas_consistency.training.run import TrainingRun
 from nni_nas_consistency.training.supernet import initialise, train_supernet
 
@@ -99,3 +107,50 @@ def test_archs_are_drawn_by_the_parameters_that_they_have_alone():
 
 def test_float16_is_refused_before_anything_is_trained():
     assert "16-mixed" not in get_args(PrecisionWord)
+
+
+def test_the_weights_of_every_epoch_are_kept_on_request_and_can_be_scored(tmp_path, capsys):
+    run = ["--space", "digits", "--epochs", "3", "--n", "2", "--train-images", "64", "--val-images", "20"]
+    assert main(["train", *run, "--keep-epochs", "--out", str(tmp_path)]) == 0
+    kept = sorted(path.name for path in (tmp_path / "epochs").iterdir())
+    assert kept == ["epoch000.safetensors", "epoch001.safetensors", "epoch002.safetensors"]
+    last = load_file(tmp_path / "supernet.safetensors")
+    assert all(torch.equal(last[name], tensor) for name, tensor in load_file(tmp_path / "epochs" / kept[2]).items())
+    first = load_file(tmp_path / "epochs" / kept[0])
+    assert not torch.equal(last["links.0.conv.conv.weight"], first["links.0.conv.conv.weight"])
+
+    assert main(["archs", "sample", "--space", "digits", "--count", "4", "--out", str(tmp_path / "list.json")]) == 0
+    score = ["--archs", str(tmp_path / "list.json"), "--images", "64", "--out", str(tmp_path / "scores.json")]
+    assert main(["score", "--checkpoint", str(tmp_path / "epochs" / kept[0]), *score]) == 0
+    made_by = read_scores(tmp_path / "scores.json", DIGITS_CODEC).provenance["checkpoint"]
+    assert (made_by["epoch"], made_by["epochs"]) == (0, 3)
+    accuracies = read_scores(tmp_path / "scores.acc.json", DIGITS_CODEC)
+    assert accuracies.provenance["metric"] == "acc" and capsys.readouterr().out.endswith("scores.acc.json\n")
+
+
+@pytest.mark.parametrize("words", [["train", "--n", "2", "--train-images", "64"], ["standalone", "--limit", "1"]])
+def test_fewer_epochs_mean_the_same_for_train_and_standalone(tmp_path, words):
+    archs = ["--archs", str(files("nni_nas_consistency") / "assets" / "digits" / "archs.json")]
+    archs = archs if words[0] == "standalone" else []
+    assert main([*words, *archs, "--space", "digits", "--epochs", "2", "--out", str(tmp_path)]) == 0
+    written = tmp_path / ("settings.json" if words[0] == "train" else "about.json")
+    told = json.loads(written.read_text())
+    told = told.get("optimization", told)
+    recipe = EMBEDDED.phases[0].optimization if words[0] == "train" else STANDALONE_DIGITS
+    assert told["epochs"] == 2
+    assert told["warmup_steps"] == round(recipe.warmup_steps * 2 / recipe.epochs)
+
+
+def test_the_board_of_2022_counts_the_absolute_value_of_pearson(tmp_path, capsys):
+    sample = ["archs", "sample", "--space", "resnet48", "--count", "40", "--out", str(tmp_path / "list.json")]
+    assert main(sample) == 0
+    archs = read_released(tmp_path / "list.json", RESNET48_CODEC)
+    reference = {name: Entry(entry.arch, index / 100) for index, (name, entry) in enumerate(archs.items())}
+    scores = {name: Entry(entry.arch, -entry.acc) for name, entry in reference.items()}
+    write_released(tmp_path / "reference.json", reference)
+    write_released(tmp_path / "scores.json", scores)
+    words = ["rank", str(tmp_path / "scores.json"), str(tmp_path / "reference.json"), "--space", "resnet48"]
+    capsys.readouterr()
+    assert main([*words, "--resamples", "20"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"\|pearson\| +1\.0000 \[", told) and re.search(r"kendall +-1\.0000 \[", told)

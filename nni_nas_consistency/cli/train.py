@@ -47,6 +47,9 @@ def train(
     step: Annotated[Literal["auto", "stacked", "sliced"], typer.Option(help="How the archs of a step run.")] = "auto",
     precision: Annotated[PrecisionWord, typer.Option(help="As Lightning has it.")] = "32-true",
     checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints (an epoch).")] = None,
+    keep_epochs: Annotated[
+        bool, typer.Option("--keep-epochs", help="Keep the weights of every epoch in --out/epochs; score takes any.")
+    ] = False,
     train_images: Annotated[int | None, typer.Option(min=1, help="Use the first N training images.")] = None,
     val_images: Annotated[int, typer.Option(min=1, help="Images that validation looks at.")] = 1000,
     device: DeviceOption = "auto",
@@ -67,6 +70,7 @@ def train(
         stacking=step,
         precision=precision,
         checkpoint_steps=checkpoint_steps,
+        keep_epochs=keep_epochs,
         train_images=train_images,
         val_images=val_images,
         device=device,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
+from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
@@ -17,6 +18,7 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.recipes import Optimization
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -80,6 +82,23 @@ class EpochLines(Callback):
         self.write(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
 
 
+class KeptEpochs(Callback):
+    """Keeps the weights of every epoch, any of which can be scored.
+
+    Args:
+        run: Where they go.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the supernet as it is now."""
+        path = self.run.kept_epoch(trainer.current_epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_supernet(path, cast("ModelSpace", pl_module.model), {**self.run.about, "epoch": trainer.current_epoch})
+
+
 def training_evaluator(
     optimization: Optimization, train: Images, augmentation: Augmentation, val: Images, *, seed: int, run: TrainingRun
 ) -> Lightning:
@@ -110,7 +129,7 @@ def training_evaluator(
         accelerator=run.accelerator,
         devices=1,
         precision=run.precision,
-        callbacks=[run.timer, checkpoint, *([] if run.progress_bar else [EpochLines(run.write)])],
+        callbacks=_callbacks(run, checkpoint),
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=run.progress_bar,
         enable_model_summary=False,
@@ -124,3 +143,12 @@ def training_evaluator(
         val_dataloaders=EvaluationLoader(val, augmentation, 500),
         fit_kwargs={"ckpt_path": str(run.last_checkpoint)} if run.resume else {},
     )
+
+
+def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint) -> list[Callback]:
+    callbacks: list[Callback] = [run.timer, checkpoint]
+    if not run.progress_bar:
+        callbacks.append(EpochLines(run.write))
+    if run.keep_epochs:
+        callbacks.append(KeptEpochs(run))
+    return callbacks

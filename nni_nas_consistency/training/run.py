@@ -26,6 +26,8 @@ class TrainingRun:
         precision: Lightning's word for it, such as `32-true` or `bf16-mixed`.
         accelerator: Lightning's word for the device kind, such as `cpu`, `gpu`, `auto`.
         write: Writes a line of text.
+        keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
+        about: What made the weights, for those checkpoints.
         timer: Counts the seconds of training; checkpoints keep it, so that a resumed run counts on.
     """
 
@@ -36,12 +38,18 @@ class TrainingRun:
     precision: str = "32-true"
     accelerator: str = "auto"
     write: Callable[[str], None] = print
+    keep_epochs: bool = False
+    about: Mapping[str, Json] = field(default_factory=dict)
     timer: Timer = field(default_factory=Timer, compare=False)
 
     @property
     def last_checkpoint(self) -> Path:
         """The newest checkpoint."""
         return self.folder / "checkpoints" / "last.ckpt"
+
+    def kept_epoch(self, epoch: int) -> Path:
+        """Return where the weights of an epoch are kept, the first being 0."""
+        return self.folder / "epochs" / f"epoch{epoch:03}.safetensors"
 
 
 def begin_run(run: TrainingRun, settings: Mapping[str, Json]) -> None:
