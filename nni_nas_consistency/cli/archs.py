@@ -1,4 +1,4 @@
-"""`nni-consistency archs`: check and make released lists. Loads no torch to check one."""
+"""`nni-consistency archs`: check and sample arch lists. Checking one loads no torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from nni_nas_consistency.cli.options import SeedOption
 from nni_nas_consistency.cli.parse import SpaceWord
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 
-archs_app = typer.Typer(no_args_is_help=True, help="Released lists of archs.")
+archs_app = typer.Typer(help="Check and sample arch lists.")
 
-SpaceOption = Annotated[SpaceWord | None, typer.Option("--space", help="Search space; resnet20 by default.")]
+SpaceOption = Annotated[SpaceWord | None, typer.Option("--space", help="Search space; by default resnet20.")]
 
 
 @archs_app.command("check")
-def archs_check(file: Annotated[Path, typer.Argument(help="Released list.")], space: SpaceOption = None) -> None:
-    """Check every arch of a released list."""
+def archs_check(
+    file: Annotated[Path, typer.Argument(help="Arch list: JSON in the released format.")], space: SpaceOption = None
+) -> None:
+    """Check every arch of a list, and count valid and distinct ones."""
     codec = parse.system_and_data(space, None)[0].codec
     entries = read_released(file, codec)
     distinct = {codec.canonical(entry.arch.code) for entry in entries.values()}
@@ -28,12 +30,12 @@ def archs_check(file: Annotated[Path, typer.Argument(help="Released list.")], sp
 
 @archs_app.command("sample")
 def archs_sample(
-    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Output file.")],
     space: SpaceOption = None,
-    count: Annotated[int, typer.Option(min=1, help="How many archs.")] = 64,
+    count: Annotated[int, typer.Option(min=1, help="Number of archs.")] = 64,
     seed: SeedOption = 0,
 ) -> None:
-    """Write a list of archs that spread over capacity, in released form."""
+    """Sample archs that spread evenly over capacity, and write them in the released format."""
     system, _ = parse.system_and_data(space, None)
     import torch
 

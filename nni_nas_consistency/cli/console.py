@@ -1,4 +1,4 @@
-"""What long work shows: a progress bar on a terminal, plain lines elsewhere; all on standard error."""
+"""Progress of long work, on standard error: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 EPSILON = 1e-6
-"""What parts of a piece of work may lack in their sum."""
+"""Rounding error of a sum of parts of one piece of work."""
 
 NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
-    "Using ModelCheckpoint with manual optimization",  # a checkpoint after the optimizer's step is what resume needs
+    "Using ModelCheckpoint with manual optimization",  # resuming needs a checkpoint after the optimizer's step
     "pkg_resources is deprecated",  # nnictl's own use of setuptools
     "The '.*dataloader' does not have many workers",  # images are on the device already
 )
 
 
 def quiet_libraries() -> None:
-    """Keep out of the user's sight what libraries tell their own developers."""
+    """Silence warnings of libraries that are no concern of the user."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -45,11 +45,14 @@ def say(line: str) -> None:
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
-    """Give a progress callback, which shows how many pieces of work are done, the rate and the time left.
+    """Yield a progress callback, and show how much is done, the rate and the time left.
 
     Args:
-        total: How many pieces of work there are.
-        what: What they are called, such as `archs`.
+        total: Number of work items.
+        what: Their unit, such as `archs`.
+
+    Yields:
+        The callback, which takes the number of items done since the last call; fractions are fine.
     """
     if sys.stderr.isatty():
         columns = (TextColumn(what), BarColumn(), _Done(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -61,11 +64,11 @@ def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
 
 
 class _Done(ProgressColumn):
-    """Whole pieces done, and how many a second."""
+    """Column with the items done and the rate."""
 
     def render(self, task: Task) -> Text:
-        """Return such as `120/200, 6.9 a second`."""
-        rate = "" if task.speed is None else f", {task.speed:.3g} a second"
+        """Return text such as `120/200, 6.9/s`."""
+        rate = "" if task.speed is None else f", {task.speed:.3g}/s"
         return Text(f"{int(task.completed + EPSILON)}/{int(task.total or 0)}{rate}")
 
 
@@ -81,6 +84,6 @@ def _plain_lines(total: int, what: str) -> Callable[[float], None]:
             return
         last = now
         rate = done / max(now - begun, 1e-9)
-        say(f"{int(done + EPSILON)}/{total} {what}, {rate:.3g} a second, {max(0, total - done) / rate:.0f} s left")
+        say(f"{int(done + EPSILON)}/{total} {what}, {rate:.3g}/s, {max(0, total - done) / rate:.0f} s left")
 
     return advance

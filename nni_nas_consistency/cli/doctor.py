@@ -24,8 +24,8 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
-PIECES = {
-    "torchvision beside torch": "torchvision.ops",
+IMPORTS = {
+    "torchvision with this torch": "torchvision.ops",
     "NNI's model spaces": "nni.nas.nn.pytorch",
     "NNI's one-shot strategies": "nni.nas.oneshot.pytorch.strategy",
     "NNI's experiments": "nni.nas.experiment",
@@ -36,61 +36,61 @@ PIECES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        what: What it is.
-        ok: Whether it is in order.
-        told: What was found, and the next step if it is not in order.
+        what: What was checked.
+        ok: Whether it is fine.
+        detail: What was found, and what to do if it is not fine.
     """
 
     what: str
     ok: bool
-    told: str
+    detail: str
 
 
 def doctor() -> None:
-    """Print versions, whether NNI's pieces import, and what is wrong."""
+    """Check the installation: versions, the imports that NNI needs, nnictl, the device."""
     findings = diagnose()
     for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.told}")
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.detail}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
 def diagnose() -> list[Finding]:
-    """Return what was found: versions, imports, programs and the device."""
-    return [*_versions(), *(_imported(what, module) for what, module in PIECES.items()), _program(), _device()]
+    """Return the results of all checks."""
+    return [*_versions(), *(_imported(what, module) for what, module in IMPORTS.items()), _nnictl(), _device()]
 
 
 def _versions() -> Iterator[Finding]:
     ok = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    told = platform.python_version()
-    yield Finding("python", ok, told if ok else f"{told}; NNI 3.0 runs on 3.10 to 3.12")
+    found = platform.python_version()
+    yield Finding("python", ok, found if ok else f"{found}; NNI 3.0 runs on 3.10 to 3.12")
     for package in PACKAGES:
         try:
             yield Finding(package, True, version(package))
         except PackageNotFoundError:
-            yield Finding(package, False, f"is missing; pip install {package}")
+            yield Finding(package, False, f"not installed; pip install {package}")
 
 
 def _imported(what: str, module: str) -> Finding:
     try:
         import_module(module)
     except (ImportError, RuntimeError, AttributeError, TypeError, OSError) as error:
-        return Finding(what, False, f"{module} does not import ({error}); install the package again")
-    return Finding(what, True, "imports")
+        return Finding(what, False, f"{module} cannot be imported ({error}); install its package again")
+    return Finding(what, True, "can be imported")
 
 
-def _program() -> Finding:
+def _nnictl() -> Finding:
     found = shutil.which("nnictl", path=str(Path(sys.executable).parent)) or shutil.which("nnictl")
-    return Finding("nnictl", found is not None, found or "is nowhere on the path; pip install nni==3.0")
+    return Finding("nnictl", found is not None, found or "not on the PATH; pip install nni==3.0")
 
 
 def _device() -> Finding:
     try:
         torch = import_module("torch")
     except ImportError as error:
-        return Finding("device", False, f"torch does not import ({error})")
+        return Finding("device", False, f"torch cannot be imported ({error})")
     found = torch.cuda.is_available()
     return Finding("device", True, torch.cuda.get_device_name() if found else f"cpu, {torch.get_num_threads()} threads")

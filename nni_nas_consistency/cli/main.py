@@ -1,7 +1,7 @@
-"""`nni-consistency`: one file a verb; words become jobs in `parse.py`, and `jobs.py` does them.
+"""`nni-consistency`: one file per verb. `parse.py` turns words into the values of a job, and `jobs.py` does the job.
 
-Exit 0 done, 1 a run failed, 2 bad input with one clear line. Torch, NNI and Lightning take five seconds to import, so
-nothing here imports them: the functions of `jobs.py` do, when the words are known to be right.
+Exit codes: 0 done, 1 a run failed, 2 bad input (one line on standard error), 130 interrupted. Torch, NNI and Lightning
+take five seconds to import; nothing here imports them, the functions of `jobs.py` do once the words are checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from nni_nas_consistency.cli.standalone import standalone
 from nni_nas_consistency.cli.train import train
 from nni_nas_consistency.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C, as a shell reports it."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 for verb in (quickstart, train, score, rank, standalone, search, doctor):
     app.command()(verb)
 app.add_typer(archs_app, name="archs")
@@ -31,27 +34,33 @@ app.add_typer(spaces_app, name="spaces")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Run the command line in this process and return its exit code.
 
     Args:
-        argv: The words after the program's name; by default those that this process was started with.
+        argv: The words after the program's name; by default those of this process.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     quiet_libraries()
     try:
-        app(args=words, prog_name="nni-consistency", obj=words)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        code = app(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)
+    except typer.TyperException as error:  # a word that the verb does not take
+        return _failed(_usage(error), error.exit_code)
     except InputError as error:
-        return _failed(error, 2)
+        return _failed(str(error), 2)
     except RuntimeError as error:
-        return _failed(error, 1)
-    except KeyboardInterrupt:
-        say("interrupted; what was finished is kept: the same command goes on, for train with --resume")
-        return 130
-    return 0
+        return _failed(str(error), 1)
+    if code == INTERRUPTED:
+        say("interrupted; to continue, run `score` or `standalone` again, `train` again with --resume")
+    return code if isinstance(code, int) else 0
 
 
-def _failed(error: Exception, code: int) -> int:
-    say(f"error: {error}")
+def _usage(error: typer.TyperException) -> str:
+    """Return typer's message as one line that names the help text."""
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message}; see {'nni-consistency' if context is None else context.command_path} --help"
+
+
+def _failed(message: str, code: int) -> int:
+    say(f"error: {message}")
     return code

@@ -1,7 +1,7 @@
 """`nni-consistency quickstart`: train, score, rank and report on the embedded benchmark.
 
-The benchmark is the digits of scikit-learn (8×8, 1,200 training and 597 test images), the ResNet20 space at a width
-unit of one channel, and reference accuracies that `nni-consistency standalone` trained.
+The benchmark: the digits of scikit-learn (8×8, 1,200 training and 597 test images), the ResNet20 space with a width
+unit of one channel, and reference accuracies made by `nni-consistency standalone`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def quickstart(
     context: typer.Context,
     out: OutFolder = Path("runs/quickstart"),
     seed: SeedOption = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's 24.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; by default the recipe's 24.")] = None,
 ) -> None:
-    """Train, score, rank and report on the embedded benchmark: minutes on two cores."""
+    """Train, score, rank and report on the embedded benchmark: about two minutes on two cores."""
     from nni_nas_consistency.ranking.report import lines, write_report
 
     system, data = EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data
@@ -53,10 +53,10 @@ def quickstart(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: with nets as small as these a second one costs more than it gives.
+    """Run torch on one thread: for networks this small a second thread costs more than it gains.
 
-    Four epochs took 17 s of processor time on one thread and 81 s on two; and the numbers are the same on any machine
-    with the same torch and instruction set, however many cores it has.
+    Four epochs took 17 s of processor time on one thread and 81 s on two. And results are the same on all machines with
+    the same torch and instruction set, however many cores they have.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`nni-consistency rank`: how well scores rank archs."""
+"""`nni-consistency rank`: how well scores rank archs by reference accuracy."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from nni_nas_consistency.files.provenance import provenance
 
 def rank(
     context: typer.Context,
-    scores: Annotated[Path, typer.Argument(help="Score file, or submission.")],
-    reference: Annotated[Path, typer.Argument(help="Reference accuracies in released form.")],
+    scores: Annotated[Path, typer.Argument(help="Score file or submission.")],
+    reference: Annotated[Path, typer.Argument(help="Reference accuracies, in the released format.")],
     space: Annotated[
-        SpaceWord | None, typer.Option("--space", help="Search space; by default the score file's, else resnet20.")
+        SpaceWord | None,
+        typer.Option("--space", help="Search space; by default that of the score file, else resnet20."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    common: Annotated[bool, typer.Option("--common", help="Rank the archs that both files have.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Folder for an HTML report with plots.")] = None,
+    common: Annotated[bool, typer.Option("--common", help="Rank only the archs that both files have.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots into this folder.")] = None,
     seed: SeedOption = 0,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the confidence intervals.")] = 1000,
 ) -> None:
-    """Say how well scores rank archs: Kendall, Pearson, Spearman, with intervals and baselines."""
+    """Measure rank consistency: Kendall, Pearson and Spearman, with confidence intervals and baselines."""
     job = jobs.RankJob(
         parse.system_of_scores(space, scores),
         scores,

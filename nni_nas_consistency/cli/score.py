@@ -1,4 +1,4 @@
-"""`nni-consistency score`: score a list of archs from a supernet."""
+"""`nni-consistency score`: score a list of archs with a trained supernet."""
 
 from __future__ import annotations
 
@@ -29,28 +29,36 @@ def score(
     data: DataOption = None,
     data_root: RootOption = None,
     out: OutFile = Path("scores.json"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N archs of the list.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first N archs of the list.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images only.")] = None,
     metric: Annotated[
-        Literal["loss", "acc"], typer.Option(help="Negative cross-entropy, or accuracy; the other is written beside.")
+        Literal["loss", "acc"],
+        typer.Option(help="Negative cross-entropy or accuracy; the other goes to a second file."),
     ] = "loss",
-    bn: Annotated[Literal["supernet", "train", "test", "batch"], typer.Option(help="Batch-norm statistics.")] = "batch",
+    bn: Annotated[
+        Literal["supernet", "train", "test", "batch"],
+        typer.Option(
+            help="Batch-norm statistics: of each batch, re-estimated on train or test images, or running ones."
+        ),
+    ] = "batch",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 512,
-    orders: Annotated[int, typer.Option(min=1, help="Score images in this many orders, so in other batches.")] = 1,
-    flip: Annotated[bool, typer.Option("--flip", help="Score images mirrored too.")] = False,
+    orders: Annotated[int, typer.Option(min=1, help="Average over N image orders, which compose batches anew.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Average over each image and its mirror image.")] = False,
     scorer: Annotated[
-        Literal["prefix", "plain"], typer.Option(help="Archs share prefixes, or each runs alone (the reference).")
+        Literal["prefix", "plain"], typer.Option(help="prefix: archs share common prefixes; plain: one arch at a time.")
     ] = "prefix",
     precision: Annotated[
-        Literal["float32", "bf16", "float64"], typer.Option(help="Of the features; bf16 is for GPUs.")
+        Literal["float32", "bf16", "float64"], typer.Option(help="Precision of the features; bf16 is for GPUs.")
     ] = "float32",
-    shard: Annotated[str | None, typer.Option(help="I/N: score the I-th of N parts; the last one merges.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: score the I-th of N parts; the last to finish merges them.")
+    ] = None,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
-    """Score a list of archs from a supernet, and write the scores and the submission.
+    """Score a list of archs with a trained supernet; write the scores and a submission.
 
-    Every finished segment of archs is kept in a journal beside --out: after a crash the same command goes on.
+    Finished archs are kept in a journal beside --out: after a crash, run the same command again to continue.
     """
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
     job = jobs.ScoreJob(

@@ -30,14 +30,14 @@ def search(
     data: DataOption = None,
     data_root: RootOption = None,
     out: OutFile = Path("searched.json"),
-    trials: Annotated[int, typer.Option(min=1, help="Archs to score.")] = 200,
-    population: Annotated[int, typer.Option(min=2, help="Archs that live at a time.")] = 50,
-    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Number of archs to score.")] = 200,
+    population: Annotated[int, typer.Option(min=2, help="Population size.")] = 50,
+    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images only.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
-    """Search a trained supernet with NNI's regularized evolution, and write the archs it scored."""
+    """Search a trained supernet by NNI's regularized evolution; write all scored archs and print the best."""
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
     job = jobs.SearchJob(
         system,

@@ -8,7 +8,7 @@ import typer
 
 from nni_nas_consistency.systems import SYSTEMS, System
 
-spaces_app = typer.Typer(invoke_without_command=True, help="Search spaces.")
+spaces_app = typer.Typer(invoke_without_command=True, help="List the search spaces.")
 
 
 @spaces_app.callback()
@@ -16,13 +16,13 @@ def spaces() -> None:
     """List the search spaces."""
     for system in SYSTEMS:
         print(f"{system.space}: {system.about}")
-        print(f"  {size_of(system):.3g} codes are drawn from, largest {_code(system)}")
+        print(f"  at most {most_archs(system):.3g} archs; largest: {_largest(system)}")
 
 
-def size_of(system: System) -> int:
-    """Return how many codes are drawn from, where every variable exists."""
+def most_archs(system: System) -> int:
+    """Return how many archs a space has at most: exactly as many where every arch has all variables."""
     return prod(len(variable.choices) for variable in system.domain.variables)
 
 
-def _code(system: System) -> str:
-    return "none" if system.domain.largest is None else system.domain.largest.code
+def _largest(system: System) -> str:
+    return "none declared" if system.domain.largest is None else system.domain.largest.code
