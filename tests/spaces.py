@@ -64,7 +64,7 @@ class Operators(ModelSpace):
     def __init__(self):
         super().__init__()
         self.stem = MutableConv2d(3, 6, 3, stride=2, bias=False)
-        self.norm = MutableBatchNorm2d(6, affine=False, eps=1e-2)
+        self.norm = MutableBatchNorm2d(6, affine=False, eps=nni.choice("eps", [1e-1, 1e-5]))
         self.operator = LayerChoice(
             {"conv": nn.Conv2d(6, 6, 3, padding=1), "pool": nn.MaxPool2d(3, 1, 1), "skip": nn.Identity()}, label="op"
         )
