@@ -36,18 +36,22 @@ def system_and_data(
     space, the space from the data set or the recipe. By default it is CVPR 2021 track 1 on CIFAR-100.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or was trained for a different space than the one that is named.
+        CheckpointError: The checkpoint cannot be read.
+        InputError: The checkpoint was trained for a different space or on different images than those that are named.
     """
     header = None if checkpoint is None else read_checkpoint_header(checkpoint)
     system = _system(space, data, header, recipe)
-    if header is not None and system_of_checkpoint(header.space) not in (system, None):
-        of_checkpoint = system_of_checkpoint(header.space)
-        assert of_checkpoint is not None
+    trained = None if header is None else system_of_checkpoint(header.space)
+    if trained not in (system, None):
+        raise InputError(f"{checkpoint}: was trained for space {trained.space}, not {system.space}; leave --space out")
+    of_checkpoint = None if header is None else _named(DATA_SETS, header.about.get("data"))
+    chosen = _named(DATA_SETS, data) or of_checkpoint or system.data
+    if of_checkpoint is not None and of_checkpoint.shape != chosen.shape:
         raise InputError(
-            f"{checkpoint}: was trained for space {of_checkpoint.space}, not {system.space}; leave --space out"
+            f"{checkpoint}: was trained on {of_checkpoint.name}, whose classes or image size {chosen.name} does not "
+            "have; leave --data out"
         )
-    named = data or (None if header is None else header.about.get("data"))
-    return system, _named(DATA_SETS, str(named)) or system.data
+    return system, chosen
 
 
 def _system(space: str | None, data: str | None, header: CheckpointHeader | None, recipe: str | None) -> System:
@@ -66,17 +70,25 @@ def _system(space: str | None, data: str | None, header: CheckpointHeader | None
 
 
 def system_of_scores(space: str | None, scores: Path) -> System:
-    """Return the system that a score file tells, unless a space is named.
+    """Return the system of a score file; of an arch list or a pipe, which do not name it, the one that is asked for.
 
     Raises:
         FileError: The file cannot be read.
+        InputError: The score file is for a different space than the one that is named.
     """
-    if space is None:
-        with file_errors(scores):
-            document = read_object(scores)
-            if document.get("format") == SCORE_FORMAT:
-                space = str(object_of(document.get("provenance"), "provenance").get("space"))
-    return system_and_data(space, None)[0]
+    of_file = _space_of_scores(scores) if scores.is_file() else None  # a pipe can be read only once, by the job
+    if space is not None and of_file not in (space, None):
+        raise InputError(f"{scores}: holds scores of space {of_file}, not {space}; leave --space out")
+    return system_and_data(space or of_file, None)[0]
+
+
+def _space_of_scores(scores: Path) -> str | None:
+    with file_errors(scores):
+        document = read_object(scores)
+        if document.get("format") != SCORE_FORMAT:
+            return None
+        space = object_of(document.get("provenance"), "provenance").get("space")
+    return None if space is None else str(space)
 
 
 def recipe_of(
@@ -102,8 +114,8 @@ def recipe_of(
     channels = data.shape[1]
     if recipe.channels != channels:
         raise InputError(
-            f"recipe {recipe.name} is for images of {recipe.channels} channels, these have {channels}; "
-            "give another --recipe"
+            f"recipe {recipe.name} is for images with {recipe.channels} channel(s), {data.name} has {channels}; "
+            "give another --recipe or --data"
         )
     inits = [change.partition("=")[2] for change in changes if change.startswith("init=")]
     changes = [change for change in changes if not change.startswith("init=")]
@@ -208,7 +220,7 @@ def shard_of(text: str | None) -> tuple[int, int]:
     return index, count
 
 
-def _named(values: Sequence[Any], name: str) -> Any:
+def _named(values: Sequence[Any], name: str | None) -> Any:
     for value in values:
         if value.name == name:
             return value
