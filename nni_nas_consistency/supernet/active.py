@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.codecs import Codec
-from nni_nas_consistency.supernet.nni_modules import set_sample
+from nni_nas_consistency.supernet.nni_modules import nni_choice, set_sample
 from nni_nas_consistency.supernet.statistics import Statistics
 
 Sample: TypeAlias = "Mapping[str, Any]"
@@ -65,7 +65,8 @@ class Resolved:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self.labels: tuple[str, ...] = tuple(value.simplify()) if isinstance(value, Mutable) else ()
+        self._mutables = dict(value.simplify()) if isinstance(value, Mutable) else {}
+        self.labels: tuple[str, ...] = tuple(self._mutables)
         self._known: dict[tuple[Choice, ...], Any] = {}
 
     @property
@@ -79,7 +80,8 @@ class Resolved:
             return self.value
         choices = tuple(arch.choices[label] for label in self.labels)
         if choices not in self._known:
-            self._known[choices] = self.value.freeze(arch.sample)
+            sample = {label: nni_choice(self._mutables[label], arch.choices[label]) for label in self.labels}
+            self._known[choices] = self.value.freeze(sample)
         return self._known[choices]
 
     @property

@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+from nni.mutable.annotation import Constraint
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from numpy.random import RandomState
 from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec, SampleCodec
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.supernet.active import Active, Run, set_run
 from nni_nas_consistency.supernet.modules import Elastic, elastic
-from nni_nas_consistency.supernet.nni_modules import choices_of, mutate
+from nni_nas_consistency.supernet.nni_modules import choices_of, mutate, nni_choice
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
+
+TRIES = 1000
+"""Random samples before a constraint is taken to allow next to nothing."""
 
 
 @runtime_checkable
@@ -36,7 +42,7 @@ class Chain(Protocol):
 def make_supernet(space: AnySpace) -> AnySpace:
     """Turn a model space, in place, into a supernet; return the same object.
 
-    Until an arch is set, it runs as the largest of a chain space, and as the first choices of any other.
+    Until an arch is set, it runs as the largest of a chain space, and as some arch of any other.
 
     Args:
         space: A `ModelSpace` of NNI: a chain space, a hub space, or your own.
@@ -51,7 +57,7 @@ def make_supernet(space: AnySpace) -> AnySpace:
     codec = codec_of(space)
     first = space.domain.largest if isinstance(space, Chain) else None
     if first is None:
-        first = codec.arch({label: choices[0] for label, choices in choices_of(space).items()})
+        first = codec.arch(_some_sample(space))
     active = Active(Run((first,)), codec, nni_modules=False)
     mutate(space, [_elastic_hook(active)] if isinstance(space, Chain) else [])
     network = cast("nn.Module", space)
@@ -60,6 +66,23 @@ def make_supernet(space: AnySpace) -> AnySpace:
     space.active = active
     set_run(space, active.run)
     return space
+
+
+def _some_sample(space: ModelSpace) -> dict[str, Any]:
+    """Return a sample that is allowed: the first choices, or where these break a constraint, random ones.
+
+    Raises:
+        InputError: The constraints allow next to no sample.
+    """
+    mutables = {label: mutable for label, mutable in space.simplify().items() if not isinstance(mutable, Constraint)}
+    sample = {label: nni_choice(mutables[label], choices[0]) for label, choices in choices_of(space).items()}
+    dice = RandomState(0)
+    for _ in range(TRIES):
+        error = space.check_contains(sample)
+        if error is None:
+            return sample
+        sample = {label: mutable.random(random_state=dice) for label, mutable in mutables.items()}
+    raise InputError(f"{type(space).__name__}: {TRIES} draws broke a constraint ({error}); loosen it")
 
 
 def codec_of(space: ModelSpace) -> Codec:
