@@ -1,6 +1,6 @@
 """An architecture is a value: its released code and its labelled choices.
 
-Nothing here knows torch, NNI or a file. How codes are written is in `codecs.py`, what may be drawn in `domains.py`.
+Independent of torch, NNI and files. How codes are written is in `codecs.py`, what may be drawn in `domains.py`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Arch:
 
     Args:
         code: The released text, kept as it was read so that it is written back byte for byte.
-        choices: Label → choice, which is NNI's sample. A choice that the code writes but no network reads, such as the
-            last width of a ResNet20 code, is in it too.
+        choices: Label → choice, which is NNI's sample. It includes choices that the code has but no network reads, such
+            as the last width of a ResNet20 code.
     """
 
     code: str

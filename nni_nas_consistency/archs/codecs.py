@@ -1,8 +1,8 @@
 """Codecs: how a search space writes its architectures as text.
 
 `WidthCodec` is the form of CVPR 2021 track 1, `DigitCodec` that of CVPR 2022 track 1, and `SampleCodec` the canonical
-JSON of an NNI sample, which serves every other space. A codec says what a code may say; what is drawn is up to a
-`Domain`.
+JSON of an NNI sample, which serves every other space. A codec defines which codes are valid; a `Domain`, which archs
+are drawn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Protocol
 
 from nni_nas_consistency.archs.arch import Arch, Choice, Choices
 from nni_nas_consistency.errors import ArchError
@@ -28,27 +28,40 @@ class Codec(Protocol):
         """The name of the search space, as messages and files give it."""
 
     def parse(self, code: str, name: str = "arch") -> Arch:
-        """Return the arch of `code`, kept as it was read; raise `ArchError`, quoting `name`, if there is none."""
+        """Return the arch of `code`, which keeps the text as it was read.
+
+        Args:
+            code: The text.
+            name: What error messages call the arch.
+
+        Raises:
+            ArchError: `code` is not the code of an arch of this space.
+        """
 
     def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
-        """Return the arch with these choices and its canonical code; raise `ArchError`, quoting `name`, if not allowed.
+        """Return the arch with these choices and its canonical code.
 
-        Choices that the code writes but that no network reads may be missing, and are filled in.
+        Args:
+            choices: Label → choice. Choices that no network reads may be left out; they are filled in.
+            name: What error messages call the arch.
+
+        Raises:
+            ArchError: A label is missing or unknown, or a choice is not allowed.
         """
 
     def canonical(self, code: str) -> str:
-        """Return the text that all spellings of one arch share."""
+        """Return the canonical text of a valid code: that of all spellings of one arch."""
 
 
 @dataclass(frozen=True)
 class WidthCodec:
-    """Widths joined by `-`, one a layer: `16-4-12-…`. Layer i, from 1, has the label `w<i>`.
+    """Widths joined by `-`, one per layer: `16-4-12-…`. Layer i, from 1, has the label `w<i>`.
 
     Args:
         space: Name of the search space.
         widths: The allowed widths of each layer, in channels.
-        unused: Labels of layers that are written but that the network never reads; where a sample lacks one, the
-            smallest width is written.
+        unused: Labels that the code has but no network reads; where a sample lacks one, the smallest width is
+            written.
     """
 
     space: str
@@ -68,17 +81,17 @@ class WidthCodec:
         """Return the arch of `code`.
 
         Raises:
-            ArchError: `code` is no text, has another number of layers, or a width that is not allowed.
+            ArchError: `code` is not a string, has the wrong number of layers, or a width that is not allowed.
         """
         if not isinstance(code, str):
-            raise ArchError(f"{name}: the code is {code!r}; {self.space} writes a text like {self._example()!r}")
+            raise ArchError(f"{name}: the code is {code!r}; {self.space} expects a string like {self._example()!r}")
         words = code.split("-")
-        try:  # one look-up a layer, since lists have a million layers; what fails is then told apart
+        try:  # one lookup per layer: a list of 50,000 archs has a million; what is wrong is found out below
             widths = {label: self._width_of[label][word] for label, word in zip(self.allowed, words, strict=True)}
         except (KeyError, ValueError):
             for position, word in enumerate(words, 1):
                 if not WIDTH.fullmatch(word):
-                    message = f"layer {position} of {name} {code!r} reads {word!r}; a width is a plain whole number"
+                    message = f"layer {position} of {name} {code!r} is {word!r}; write a width as a plain integer"
                     raise ArchError(message) from None
             return self._checked([int(word) for word in words], code, name)
         return Arch(code, Choices(widths))
@@ -87,7 +100,7 @@ class WidthCodec:
         """Return the arch with these widths by label.
 
         Raises:
-            ArchError: A label is missing or unknown, or a width is no `int` or not allowed.
+            ArchError: A label is missing or unknown, or a width is not an `int` or not allowed.
         """
         filled = {label: min(self.allowed[label]) for label in self.unused} | dict(choices)
         _check_labels(filled, self.allowed, self.space, name)
@@ -95,7 +108,7 @@ class WidthCodec:
         return self._checked(widths, "-".join(map(str, widths)), name)
 
     def canonical(self, code: str) -> str:
-        """Return the code: there is one spelling."""
+        """Return the code: widths have one spelling."""
         return code
 
     def _example(self) -> str:
@@ -115,7 +128,7 @@ class WidthCodec:
 
 @dataclass(frozen=True)
 class DigitCodec:
-    """Depths, a stem digit, then two ratio digits a block, zeros for absent blocks (CVPR 2022 track 1).
+    """Depths, a stem digit, then two ratio digits per block, zeros for absent blocks (CVPR 2022 track 1).
 
     Labels: `depth<stage>`, `stem`, `s<stage>b<block>c<conv>`, all counted from 1. The choice of an absent block is 0.
     A leading `1` (input size 224), as the released file has it, is accepted and kept.
@@ -144,27 +157,30 @@ class DigitCodec:
         """Return the arch of `code`.
 
         Raises:
-            ArchError: `code` is no text of digits of the right length, or a depth or digit is not allowed.
+            ArchError: `code` is not a string of digits of the right length, or a depth or digit is not allowed.
         """
         length = len(self.labels)
         if not isinstance(code, str) or not (code.isascii() and code.isdigit()):
-            raise ArchError(f"{name}: the code is {code!r}; {self.space} writes {length} or {length + 1} digits")
+            raise ArchError(f"{name}: the code is {code!r}; {self.space} expects {length} or {length + 1} digits")
         if len(code) not in (length, length + 1):
             raise ArchError(f"{name} {code!r} has {len(code)} digits; {self.space} has {length} or {length + 1}")
         if len(code) == length + 1 and code[0] != "1":
-            raise ArchError(f"{name} {code!r} starts with {code[0]}; of {length + 1} digits the first is 1 (size 224)")
+            raise ArchError(
+                f"{name} {code!r} starts with {code[0]}; a code of {length + 1} digits starts with 1 (size 224)"
+            )
         return self._checked([int(digit) for digit in code[-length:]], code, name)
 
     def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
         """Return the arch with these depths and digits by label.
 
-        What the choices say of absent blocks, if anything, is written as 0.
+        Absent blocks need no choices; those given for them are replaced by 0.
 
         Raises:
-            ArchError: A label is missing or unknown, or a choice is no `int` or not allowed.
+            ArchError: A label is missing or unknown, or a choice is not an `int` or not allowed.
         """
         filled = dict.fromkeys(self.labels, 0) | dict(choices)
-        absent = self._absent([filled[label] for label in self.labels[: len(self.depths)]])
+        depths = [_integer(filled[label], label, name) for label in self.labels[: len(self.depths)]]
+        absent = self._absent(depths)
         needed = [label for label in self.labels if label not in absent]
         _check_labels(choices, needed, self.space, name, also=absent)
         filled |= dict.fromkeys(absent, 0)
@@ -172,20 +188,20 @@ class DigitCodec:
         return self._checked(digits, "".join(map(str, digits)), name)
 
     def canonical(self, code: str) -> str:
-        """Return the code without the digit of the input size."""
+        """Return the code without the leading digit of the input size."""
         return code[-len(self.labels) :]
 
-    def _absent(self, depths: Sequence[Choice]) -> frozenset[str]:
+    def _absent(self, depths: Sequence[int]) -> frozenset[str]:
         """Return the labels of blocks beyond the depth of their stage; none in a stage whose depth is not allowed."""
         absent = []
         for stage, (depth, allowed) in enumerate(zip(depths, self.depths, strict=True), 1):
             if depth in allowed:
-                for block in range(cast("int", depth) + 1, max(allowed) + 1):
+                for block in range(depth + 1, max(allowed) + 1):
                     absent += [f"s{stage}b{block}c1", f"s{stage}b{block}c2"]
         return frozenset(absent)
 
     def _allowed(self, depths: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return what each digit of a code may be, given its first digits, the depths; kept, as lists have 45,000."""
+        """Return the allowed values of each digit, given the depths; cached, as the released list has 45,000 archs."""
         key = tuple(depths)
         if key not in self._allowed_by_depths:
             absent = self._absent(depths)
@@ -211,7 +227,7 @@ class DigitCodec:
 
 @dataclass(frozen=True)
 class SampleCodec:
-    """The canonical JSON of an NNI sample: an object with sorted keys and no blanks.
+    """The canonical JSON of an NNI sample: an object with sorted keys and no whitespace.
 
     Args:
         space: Name of the search space.
@@ -225,18 +241,19 @@ class SampleCodec:
         """Return the arch of `code`, in any JSON spelling.
 
         Raises:
-            ArchError: `code` is no JSON object, a label is missing, unknown or given twice, or a choice not allowed.
+            ArchError: `code` is not a JSON object, a label is missing, unknown or given twice, or a choice is not
+                allowed.
         """
         if not isinstance(code, str):
-            raise ArchError(f"{name}: the code is {code!r}; {self.space} writes the JSON text of a sample")
+            raise ArchError(f"{name}: the code is {code!r}; {self.space} expects the JSON text of a sample")
         try:
-            pairs = json.loads(code, object_pairs_hook=list)
+            pairs = json.loads(code, object_pairs_hook=tuple)
         except (ValueError, RecursionError) as error:
             raise ArchError(
-                f"{name}: the code {_cut(code)} is no JSON ({error}); write the sample as one object"
+                f"{name}: the code {_cut(code)} is not JSON ({error}); write the sample as an object"
             ) from error
-        if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-            raise ArchError(f"{name}: the code {_cut(code)} is no object; write label and choice in braces")
+        if not isinstance(pairs, tuple):  # which only objects become
+            raise ArchError(f"{name}: the code {_cut(code)} is not a JSON object; write the sample as an object")
         choices = dict(pairs)
         if len(choices) < len(pairs):
             raise ArchError(f"{name}: a label appears twice in the code {_cut(code)}; keep one of them")
@@ -252,19 +269,21 @@ class SampleCodec:
         return Arch(_canonical_json(checked), checked)
 
     def canonical(self, code: str) -> str:
-        """Return the code with sorted keys and no blanks."""
+        """Return the code with sorted keys and no whitespace."""
         return _canonical_json(json.loads(code))
 
     def _checked(self, choices: Mapping[str, Choice], name: str) -> Choices:
         _check_labels(choices, self.allowed, self.space, name)
         checked = Choices({label: choices[label] for label in self.allowed})
         for label, choice in checked.items():
-            allowed = self.allowed[label]
-            # equality alone would take True for 1 and 1.0 for 1, which are other texts
-            if not any(type(choice) is type(other) and choice == other for other in allowed):
-                shown = ", ".join(map(repr, allowed))
-                raise ArchError(f"{label} of {name} is {choice!r}; {self.space} allows {shown}")
+            if repr(choice) not in self._allowed_texts[label]:  # equality would take True and 1.0 for 1
+                allowed = ", ".join(self._allowed_texts[label])
+                raise ArchError(f"{label} of {name} is {choice!r}; {self.space} allows {allowed}")
         return checked
+
+    @cached_property
+    def _allowed_texts(self) -> dict[str, tuple[str, ...]]:
+        return {label: tuple(map(repr, choices)) for label, choices in self.allowed.items()}
 
 
 def _canonical_json(choices: Mapping[str, object]) -> str:
@@ -289,7 +308,7 @@ def _check_labels(
 
 def _integer(choice: Choice, label: str, name: str) -> int:
     if type(choice) is not int:
-        raise ArchError(f"{label} of {name} is {choice!r}, a {type(choice).__name__}; give whole numbers")
+        raise ArchError(f"{label} of {name} is {choice!r}, a {type(choice).__name__}; give an int")
     return choice
 
 
@@ -298,7 +317,7 @@ def _cut(code: str) -> str:
 
 
 def resnet20_codec(space: str, width_unit: int = 4) -> WidthCodec:
-    """Return the codec of the ResNet20 spaces: 7 layers of 4 widths, 6 of 8, 7 of 16; the last is never read.
+    """Return the codec of the ResNet20 spaces: 7 layers of 4 widths, 6 of 8, 7 of 16, the last of which is unused.
 
     Args:
         space: Name of the search space.

@@ -1,8 +1,8 @@
-"""Domains: the independent variables of a search space, which samplers, fairness and evolution draw from.
+"""Domains: the independent variables of a search space, from which samplers draw.
 
-A code may say more than is drawn. In CVPR 2022 track 1 a code has two ratio digits for every block, but the released
-list ties the second ones of a stage and the stem to one digit, and an absent block has none: what is drawn is a depth
-and an outer digit a stage, and an inner digit for each block that is there.
+More codes may be valid than are drawn. In CVPR 2022 track 1 a code has two ratio digits for every block, but in the
+released list the second ones of a stage are equal, the stem's equals those of stage 1, and absent blocks have none.
+Drawn are a depth and an outer digit per stage, and an inner digit per block that is present.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from nni_nas_consistency.archs.codecs import DIGITS_CODEC, RESNET20_CODEC, RESNE
 from nni_nas_consistency.errors import ArchError
 
 Picks: TypeAlias = "Mapping[str, Choice]"
-"""What was drawn: the name of each variable that is there → its choice."""
+"""A draw: the name of each variable that exists → its choice."""
 
 Constraint: TypeAlias = "Callable[[Mapping[str, Choice]], str | None]"
-"""Says why choices are not allowed together, or None."""
+"""Returns why choices (label → choice) are not allowed together, or None if they are."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Variable:
 
     Args:
         name: Its name.
-        choices: What it can be. Their order means nothing.
+        choices: Its allowed values, in any order.
         sets: The labels that take its choice.
-        needs: Earlier variables, and the choices they must have for this one to exist; empty: it always exists.
+        needs: Earlier variables, and the choices that they must have for this one to exist. Empty: it always exists.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Variable:
     needs: Mapping[str, frozenset[Choice]] = field(default_factory=dict)
 
     def exists(self, picks: Picks) -> bool:
-        """Return whether the variable exists where earlier ones have these choices."""
+        """Return whether the variable exists, given the choices of the earlier ones."""
         return all(name in picks and picks[name] in choices for name, choices in self.needs.items())
 
 
@@ -49,10 +49,10 @@ class Domain:
 
     Args:
         codec: How the space writes its archs.
-        variables: The independent variables; one that needs others stands after them.
-        largest: The arch that holds all others, or None where "largest" has no meaning (operators).
-        smallest: The arch that all others hold, or None.
-        constraints: What must hold between choices besides.
+        variables: The independent variables; one that needs others comes after them.
+        largest: The arch whose weights contain those of every other, or None if the space has none (operators).
+        smallest: The arch whose weights every other contains, or None.
+        constraints: Further conditions, on choices of several variables.
     """
 
     codec: Codec
@@ -84,7 +84,7 @@ class Domain:
             if not variable.exists(picks):
                 continue
             if variable.name not in picks:
-                raise ArchError(f"{self.codec.space}: nothing is chosen for {variable.name}")
+                raise ArchError(f"the draw has no choice for {variable.name}, a variable of {self.codec.space}")
             choices |= dict.fromkeys(variable.sets, picks[variable.name])
         return choices
 
@@ -98,7 +98,7 @@ class Domain:
 
 
 def widths_domain(codec: WidthCodec) -> Domain:
-    """Return the domain of a space of widths: every layer is a variable; the largest arch has the largest widths."""
+    """Return the domain of a space of widths: each layer is a variable, and the largest arch has the largest widths."""
     variables = tuple(Variable(label, widths, (label,)) for label, widths in codec.allowed.items())
     largest = codec.arch({label: max(widths) for label, widths in codec.allowed.items()})
     smallest = codec.arch({label: min(widths) for label, widths in codec.allowed.items()})
@@ -106,9 +106,9 @@ def widths_domain(codec: WidthCodec) -> Domain:
 
 
 def digits_domain(codec: DigitCodec, ratios: tuple[tuple[int, ...], ...]) -> Domain:
-    """Return a domain of CVPR 2022 track 1: depths uniform, one outer digit a stage, an inner digit a block.
+    """Return a domain of CVPR 2022 track 1: a depth and an outer digit per stage, an inner digit per present block.
 
-    The stem's digit is that of the outer convs of stage 1, so that identity shortcuts fit. Digit 1 is the widest.
+    The stem has the outer digit of stage 1, so that identity shortcuts fit. Digit 1 is the widest.
 
     Args:
         codec: The codec of the space.
@@ -146,6 +146,6 @@ def _extreme(
 RESNET20 = widths_domain(RESNET20_CODEC)
 DIGITS = widths_domain(DIGITS_CODEC)
 RELEASED = digits_domain(RESNET48_CODEC, ((1, 2, 3), (1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7)))
-"""What the 45,000 released archs of CVPR 2022 track 1 are drawn from (counted over the list)."""
+"""The domain that the 45,000 released archs of CVPR 2022 track 1 were drawn from, as counted in the list."""
 NOMINAL = digits_domain(RESNET48_CODEC, ((1, 2, 3, 4, 5, 6, 7),) * 4)
 """All ratio digits in every stage, as the organisers' demo of CVPR 2022 track 1 draws."""
