@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.arch_lists import Entry, read_released, submission, write_released
-from nni_nas_consistency.files.score_files import (
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
+from nni_nas_consistency.files.score_files import submission, (
     SCORE_FORMAT,
     ScoreFile,
     read_scores,

@@ -7,7 +7,6 @@ writer writes the whole list or nothing, and never what the reader would refuse.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from nni_nas_consistency.files.strict_json import fields_of, file_errors, finite
 
 if TYPE_CHECKING:
     from nni_nas_consistency.archs.codecs import Codec
-    from nni_nas_consistency.files.score_files import ScoreFile
 
 
 @dataclass(frozen=True)
@@ -63,25 +61,6 @@ def write_released(path: FilePath, entries: Mapping[str, Entry]) -> None:
         check_entries(entries, "acc")
     document = {name: {"acc": entry.acc, "arch": entry.arch.code} for name, entry in entries.items()}
     write_text_atomically(path, json.dumps(document))
-
-
-def submission(score_file: ScoreFile) -> dict[str, Entry]:
-    """Return the list to submit: same names in the same order, `acc` = the scores scaled linearly to [0, 1].
-
-    Args:
-        score_file: The scores; the lowest becomes 0, the highest 1, and their order is kept up to rounding.
-
-    Raises:
-        ValueError: All scores are equal, one is not finite, there are none, or they span more than a float holds.
-    """
-    scores = [finite(score, f"score of {name}") for name, (_, score) in score_file.scores.items()]
-    lowest, highest = min(scores, default=0.0), max(scores, default=0.0)
-    span = highest - lowest
-    if not 0 < span <= sys.float_info.max:
-        raise ValueError(
-            f"scores from {lowest!r} to {highest!r} cannot be scaled to [0, 1]; check checkpoint and metric"
-        )
-    return {name: Entry(arch, (score - lowest) / span) for name, (arch, score) in score_file.scores.items()}
 
 
 def entries_of_list(document: Mapping[str, object], codec: Codec) -> dict[str, Entry]:

@@ -7,6 +7,7 @@ exactly.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from nni_nas_consistency.files.strict_json import (
     decode,
     fields_of,
     file_errors,
+    finite,
     json_value,
     object_of,
     read_object,
@@ -112,6 +114,25 @@ def write_scores(path: FilePath, score_file: ScoreFile) -> None:
     rows = ",\n".join(lines)
     text = f'{{"format": "{SCORE_FORMAT}",\n"provenance": {provenance},\n"scores": {{\n{rows}\n}}}}\n'
     write_text_atomically(path, text)
+
+
+def submission(score_file: ScoreFile) -> dict[str, Entry]:
+    """Return the list to submit: same names in the same order, `acc` = the scores scaled linearly to [0, 1].
+
+    Args:
+        score_file: The scores; the lowest becomes 0, the highest 1, and their order is kept up to rounding.
+
+    Raises:
+        ValueError: All scores are equal, one is not finite, there are none, or they span more than a float holds.
+    """
+    scores = [finite(score, f"score of {name}") for name, (_, score) in score_file.scores.items()]
+    lowest, highest = min(scores, default=0.0), max(scores, default=0.0)
+    span = highest - lowest
+    if not 0 < span <= sys.float_info.max:
+        raise ValueError(
+            f"scores from {lowest!r} to {highest!r} cannot be scaled to [0, 1]; check checkpoint and metric"
+        )
+    return {name: Entry(arch, (score - lowest) / span) for name, (arch, score) in score_file.scores.items()}
 
 
 def _score_file(document: Mapping[str, object], codec: Codec) -> ScoreFile:

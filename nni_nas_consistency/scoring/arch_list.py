@@ -18,8 +18,8 @@ from torch import nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.arch_lists import submission, write_released
-from nni_nas_consistency.files.score_files import ScoreFile, read_scores, write_scores
+from nni_nas_consistency.files.arch_lists import write_released
+from nni_nas_consistency.files.score_files import ScoreFile, read_scores, submission, write_scores
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.scoring.journal import Journal, SegmentScores, check_identity, read_journal
 from nni_nas_consistency.scoring.plain import score_one_by_one
