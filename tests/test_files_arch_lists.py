@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
-from nni_nas_consistency.files.score_files import submission, (
+from nni_nas_consistency.files.score_files import (
     SCORE_FORMAT,
     ScoreFile,
     read_scores,
     read_table,
     read_table_and_provenance,
+    submission,
     write_scores,
 )
 
