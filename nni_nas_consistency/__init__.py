@@ -8,7 +8,7 @@ import warnings
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # NNI 3.0 asks of every class in torch.nn whether it is a module, and does not expect torch.nn.Buffer; harmless
 warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
