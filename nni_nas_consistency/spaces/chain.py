@@ -6,13 +6,15 @@ strategy can run the space; `make_supernet` turns it into a weight-sharing netwo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import nni
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import torch
-from nni.mutable import Sample, SampleValidationError
+from nni.mutable import Mutable, Sample, SampleValidationError
+from nni.mutable.annotation import Constraint
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import is_supernet
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
@@ -21,10 +23,12 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.cost import Cost, CostedLink, chain_cost
+from nni_nas_consistency.archs.domains import Constraint as DomainConstraint
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.supernet.active import Active
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
 from nni_nas_consistency.supernet.modules import Branching, Elastic, ElasticLayerNorm
+from nni_nas_consistency.supernet.nni_modules import nni_choice
 
 State: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What goes from link to link: features [B, C, H, W], and behind them what is carried along."""
@@ -76,6 +80,13 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         (variable,) = [variable for variable in self.domain.variables if label in variable.sets]
         self.allowed[label] = variable.choices
         return nni.choice(label, list(variable.choices))
+
+    def add_mutable(self, mutable: Any) -> Any:
+        """Register a mutable, as NNI does; a constraint becomes one of the domain too, so that samplers honour it."""
+        if isinstance(mutable, Constraint):
+            constraints = (*self.domain.constraints, constraint_of(mutable))
+            self.domain = replace(self.domain, constraints=constraints)
+        return super().add_mutable(mutable)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, K] from images [B, C, H, W]."""
@@ -170,6 +181,22 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         with model_context(sample):
             frozen: ChainSpace = type(self)(*self.trace_args, **arguments)
         return frozen
+
+
+def constraint_of(mutable: Mutable) -> DomainConstraint:
+    """Return the constraint that a mutable of NNI puts on the choices below it."""
+    choices_by_label = mutable.simplify()
+
+    def refusal(choices: Mapping[str, Choice]) -> str | None:
+        sample = {
+            label: nni_choice(choices_by_label[label], choice)
+            for label, choice in choices.items()
+            if label in choices_by_label
+        }
+        error = mutable.check_contains(sample)
+        return None if error is None else " ".join(str(error).split())
+
+    return refusal
 
 
 def _declared(arch: Arch | None, which: str) -> Arch:

@@ -19,11 +19,10 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableModule, Repeat
 
 from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.codecs import Codec
-from nni_nas_consistency.archs.domains import Constraint as DomainConstraint
-from nni_nas_consistency.archs.domains import Domain, Picks, Variable
-from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.archs.domains import Domain, Variable
+from nni_nas_consistency.spaces.chain import ChainSpace, constraint_of
 from nni_nas_consistency.supernet.make import codec_of
-from nni_nas_consistency.supernet.nni_modules import choices_of, nni_choice
+from nni_nas_consistency.supernet.nni_modules import choices_of
 
 NESTED_OPERATORS: Mapping[type[ModelSpace], tuple[str, ...]] = {AutoFormer: (), MobileNetV3Space: ("identity", "se")}
 """The hub spaces with a largest arch, and their operators, each of which contains the weights of those before it."""
@@ -76,7 +75,7 @@ def domain_of(space: ModelSpace) -> Domain:
         tuple(Variable(label, choices, (label,)) for label, choices in choices_of(space).items()),
         largest=_arch(codec, largest_sample(space)),
         smallest=_arch(codec, smallest_sample(space)),
-        constraints=tuple(_constraint(mutable) for mutable in _constraining(space)),
+        constraints=tuple(constraint_of(mutable) for mutable in _constraining(space)),
     )
 
 
@@ -106,18 +105,3 @@ def _constraining(space: ModelSpace) -> list[Mutable]:
     if any(type(module).check_contains not in WALKS for module in modules):
         return [space]
     return [mutable for mutable in space.simplify().values() if isinstance(mutable, Constraint)]
-
-
-def _constraint(mutable: Mutable) -> DomainConstraint:
-    choices_by_label = mutable.simplify()
-
-    def refusal(choices: Picks) -> str | None:
-        sample = {
-            label: nni_choice(choices_by_label[label], choice)
-            for label, choice in choices.items()
-            if label in choices_by_label
-        }
-        error = mutable.check_contains(sample)
-        return None if error is None else " ".join(str(error).split())
-
-    return refusal

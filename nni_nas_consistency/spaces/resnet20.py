@@ -21,7 +21,7 @@ from nni_nas_consistency.archs.codecs import resnet20_codec
 from nni_nas_consistency.archs.cost import Cost, conv_cost, linear_cost
 from nni_nas_consistency.archs.domains import DIGITS, RESNET20, Domain, widths_domain
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.supernet.active import Resolved
+from nni_nas_consistency.supernet.active import Active, Resolved
 from nni_nas_consistency.supernet.modules import ConvBN
 
 ShortcutRule = Literal["projection", "standalone"]
@@ -134,7 +134,8 @@ class ResidualExit(nn.Module):
         """Return the block's features."""
         x, block_input = state
         x = self.conv2(x)
-        return F.relu(x + self.shortcut(block_input, x.shape[1]), inplace=True)
+        shortcut = self.shortcut(block_input, x.shape[1])
+        return F.relu(x + shortcut, inplace=True)
 
     def key(self, arch: Arch) -> int:
         """Return the width after the block."""
@@ -153,6 +154,8 @@ class Shortcut(nn.Module):
     write past their memory in backward (its issue 6035), which killed training on 3, 5, 6, 7 or 12 threads.
     """
 
+    active: Active | None = None
+
     def __init__(self, width_in: Any, width_out: Any, stride: int, *, always: bool) -> None:
         super().__init__()
         self.width_in, self.width_out = Resolved(width_in), Resolved(width_out)
@@ -165,7 +168,7 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor, channels: int) -> Tensor:
         """Return what the block adds to its output of so many channels: [B, channels, H / stride, W / stride]."""
-        if self.project is None or (not self.always and x.shape[1] == channels):
+        if self.project is None or self._runs_as_identity(x, channels):
             return x
         projected: Tensor = self.project(x[:, :, :: self.stride, :: self.stride])
         return projected
@@ -177,6 +180,11 @@ class Shortcut(nn.Module):
     def is_identity(self, arch: Arch) -> bool:
         """Return whether the subnet has an identity here."""
         return not self.always and bool(self.width_in.at(arch) == self.width_out.at(arch))
+
+    def _runs_as_identity(self, x: Tensor, channels: int) -> bool:
+        if self.active is None:  # NNI's own supernet runs one arch, whose widths these are
+            return not self.always and x.shape[1] == channels
+        return self.is_identity(self.active.run.archs[0])  # the widths of a stacked batch are those of the widest
 
     def cost(self, arch: Arch, side: int) -> Cost:
         """Return the cost at an output of `side` × `side`."""
