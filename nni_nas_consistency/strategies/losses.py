@@ -1,4 +1,4 @@
-"""The losses of a training step: on labels, and on what a teacher says."""
+"""The losses of a training step: cross-entropy against labels, and against a teacher's softmax."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross-entropy against soft labels, at temperature 1.
 
     Args:
-        logits: The student's, [B, K] or [N, B, K].
-        target: Probabilities of the teacher, [B, K], rows summing to 1; detached, so that nothing flows back.
+        logits: Those of one student, [B, K], or of N, [N, B, K].
+        target: The teacher's probabilities, [B, K], rows summing to 1; pass them detached, or the teacher is trained
+            too.
 
     Returns:
-        The mean over images: a scalar, or [N].
+        The mean over images: a scalar, or one for each student, [N].
 
     Source: in-place distillation, Universally Slimmable Networks (Yu & Huang 2019), section 3.3.
     """

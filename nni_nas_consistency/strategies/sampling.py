@@ -1,7 +1,7 @@
 """Which archs a training step uses: uniform, fair, strict fair, by parameters, from a pool.
 
-All samplers share one signature: `draw(n)` gives the next n archs, and `state_dict` holds all that decides the ones
-after. Fairness as in FairNAS (Chu et al. 2021, section 3), for variables with different numbers of choices. A variable
+All samplers share one protocol: `draw(n)` returns the next n archs, and `state_dict` holds all that later draws depend
+on. Fairness as in FairNAS (Chu et al. 2021, section 3), for variables with different numbers of choices. A variable
 that an arch does not have, such as the ratio of an absent block, is not drawn for it.
 """
 
@@ -18,33 +18,33 @@ from nni_nas_consistency.archs.domains import Domain, Variable
 from nni_nas_consistency.errors import InputError
 
 TRIES = 1000
-"""Draws for one arch before a constraint is taken to allow next to nothing."""
+"""Draws in a row that break a constraint before the sampler gives up."""
 
 Deal: TypeAlias = "Callable[[Variable, list[int]], list[Choice]]"
-"""Gives a variable's choice for each of the archs that have it, whose indices it gets."""
+"""Returns a variable's choice for each of the archs that have it, given their indices."""
 
 
 class Sampler(Protocol):
-    """An endless row of archs whose state can be saved."""
+    """An endless stream of archs whose state can be saved and restored."""
 
     def draw(self, n: int) -> list[Arch]:
         """Return the next n archs."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what decides all later draws."""
+        """Return all that later draws depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
 
 
 class UniformSampler:
     """Every choice of every variable with the same probability, independently.
 
-    Where the space has constraints, archs that break one are drawn again: uniform over the archs that are allowed.
+    Archs that break a constraint of the space are rejected and drawn again, which is uniform over those allowed.
 
     Args:
         domain: What is drawn from.
-        generator: Where the randomness comes from.
+        generator: Source of randomness.
     """
 
     def __init__(self, domain: Domain, generator: torch.Generator) -> None:
@@ -55,7 +55,7 @@ class UniformSampler:
         """Return n archs.
 
         Raises:
-            InputError: The constraints of the space allow next to no arch.
+            InputError: 1000 draws in a row broke a constraint of the space.
         """
         if not self.domain.constraints:
             return [self.domain.arch(picks) for picks in _draw(self.domain, n, self._deal)]
@@ -66,7 +66,7 @@ class UniformSampler:
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.generator.set_state(state["generator"])
 
     def _deal(self, variable: Variable, archs: list[int]) -> list[Choice]:
@@ -79,19 +79,22 @@ class UniformSampler:
             reason = self.domain.refusal(self.domain.choices(picks))
             if reason is None:
                 return self.domain.arch(picks)
-        raise InputError(f"{TRIES} draws broke a constraint of {self.domain.codec.space} ({reason}); loosen it")
+        raise InputError(
+            f"{TRIES} draws in a row broke a constraint of {self.domain.codec.space} ({reason}); "
+            "loosen the constraint, or draw from a list of archs with PoolSampler"
+        )
 
 
 class ParamsSampler:
-    """Archs with probability proportional to their parameters.
+    """Archs with probability proportional to their number of parameters.
 
-    Uniform archs are accepted with probability params / params of the largest, which draws from the whole space what
-    the published recipe drew from a pool of 1,000,000 uniform archs (nazarick, study of samplings).
+    Rejection sampling: a uniform arch is accepted with probability params / params of the largest. The published recipe
+    drew in this proportion from a pool of 1,000,000 uniform archs (nazarick, study of samplings).
 
     Args:
         domain: What is drawn from.
-        generator: Where the randomness comes from.
-        params: The parameters of an arch, by the rule of networks that are trained alone.
+        generator: Source of randomness.
+        params: Returns the number of parameters of an arch when it is trained alone.
 
     Raises:
         InputError: The space has no largest arch, which bounds the parameters.
@@ -100,7 +103,7 @@ class ParamsSampler:
     def __init__(self, domain: Domain, generator: torch.Generator, *, params: Callable[[Arch], int]) -> None:
         if domain.largest is None:
             raise InputError(
-                f"{domain.codec.space} has no largest arch, which sampling by parameters needs; use uniform"
+                f"{domain.codec.space} has no largest arch, which sampling by parameters needs; use UniformSampler"
             )
         self.uniform = UniformSampler(domain, generator)
         self.params = params
@@ -120,19 +123,19 @@ class ParamsSampler:
         return self.uniform.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.uniform.load_state_dict(state)
 
 
 class FairSampler:
     """Every variable deals its choices from a shuffled deck of its own.
 
-    After any number of draws the uses of two choices of a variable differ by at most `copies`.
+    After any number of draws, the counts of two choices of a variable differ by at most `copies`.
 
     Args:
         domain: What is drawn from.
-        generator: Where the randomness comes from.
-        copies: For each variable, how often its deck holds every choice; once by default.
+        generator: Source of randomness.
+        copies: Per variable, how often its deck holds each choice; once by default.
 
     Raises:
         InputError: The space has constraints, under which choices cannot be dealt independently.
@@ -140,7 +143,9 @@ class FairSampler:
 
     def __init__(self, domain: Domain, generator: torch.Generator, copies: Sequence[int] | None = None) -> None:
         if domain.constraints:
-            raise InputError(f"{domain.codec.space} has constraints, which fair sampling cannot keep; use uniform")
+            raise InputError(
+                f"{domain.codec.space} has constraints, which fair sampling cannot honour; use UniformSampler"
+            )
         self.domain = domain
         self.generator = generator
         copies = copies or [1] * len(domain.variables)
@@ -161,7 +166,7 @@ class FairSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.generator.set_state(state["generator"])
         for deck, left in zip(self.decks.values(), state["decks"], strict=True):
             deck.left = list(left)
@@ -173,8 +178,9 @@ class FairSampler:
 def strict_fair_sampler(domain: Domain, generator: torch.Generator) -> FairSampler:
     """Return the sampler of recipe nazarick: a round of archs uses each of the k choices of a variable m times.
 
-    A round is the least common multiple of all k: 16 archs for layers of 4, 8 and 16 widths. All decks of variables
-    that every arch has run out together, so a training step that draws a round trains their choices equally often.
+    A round has as many archs as the least common multiple of all k: 16 for layers of 4, 8 and 16 widths. The decks of
+    all variables that every arch has run out together, so that a training step that draws a round trains their choices
+    equally often. A variable that some archs lack is fair among the archs that have it.
     """
     counts = [len(variable.choices) for variable in domain.variables]
     round_of_archs = math.lcm(*counts)
@@ -182,11 +188,11 @@ def strict_fair_sampler(domain: Domain, generator: torch.Generator) -> FairSampl
 
 
 class PoolSampler:
-    """Archs of a given pool, each once in random order before any comes again.
+    """Archs of a given pool, each once in random order before any is repeated.
 
     Args:
         pool: The archs, at least one.
-        generator: Where the randomness comes from.
+        generator: Source of randomness.
 
     Raises:
         InputError: The pool is empty.
@@ -204,34 +210,34 @@ class PoolSampler:
         return [self.pool[index] for index in self.deck.deal(n, self.generator)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and which archs are left."""
+        """Return the generator's state and the indices of the archs that are left."""
         return {"generator": self.generator.get_state(), "left": list(self.deck.left)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.generator.set_state(state["generator"])
         self.deck.left = list(state["left"])
 
 
 def spread_archs(domain: Domain, n: int, generator: torch.Generator) -> list[Arch]:
-    """Return archs that spread over capacity, for a benchmark; uniform ones crowd around the mean.
+    """Return archs that cover small to large capacity evenly, for a benchmark; uniform ones crowd around the mean.
 
-    Variables with the same choices, such as the widths of one stage, share n levels, evenly spaced in (0, 1) and dealt
-    to the archs at random (a Latin hypercube); a variable with k choices has its j-th smallest with j − 1 from
-    Binomial(k − 1, level).
+    Each group of variables with the same choices, such as the widths of one stage, has one level per arch: the levels
+    are evenly spaced in (0, 1), in random order (a Latin hypercube). A variable with k choices takes its j-th smallest,
+    with j − 1 from Binomial(k − 1, level).
 
     Args:
         domain: What is drawn from.
-        n: How many.
-        generator: Where the randomness comes from.
+        n: Number of archs.
+        generator: Source of randomness.
 
     Raises:
-        InputError: The space has choices that are no numbers, or constraints.
+        InputError: The space has choices that are not numbers, or constraints.
     """
     numbers = all(isinstance(choice, (int, float)) for variable in domain.variables for choice in variable.choices)
     if not numbers or domain.constraints:
         raise InputError(
-            f"{domain.codec.space} has operators or constraints, over which nothing is spread; use uniform"
+            f"{domain.codec.space} has operators or constraints, but only numbers can be spread; use UniformSampler"
         )
     levels = {}
     for variable in domain.variables:
@@ -248,7 +254,7 @@ def spread_archs(domain: Domain, n: int, generator: torch.Generator) -> list[Arc
 
 
 class Deck:
-    """Cards 0 … count−1, each `copies` times, dealt in random order and shuffled anew when none is left."""
+    """Cards 0 … count−1, each `copies` times, dealt in random order; reshuffled when it runs out."""
 
     def __init__(self, count: int, copies: int) -> None:
         self.cards = list(range(count)) * copies
@@ -264,7 +270,7 @@ class Deck:
 
 
 def _draw(domain: Domain, n: int, deal: Deal) -> list[dict[str, Choice]]:
-    """Return what n archs chose, variable by variable, each dealt to the archs that have it."""
+    """Return n draws; each variable in turn is dealt to the archs that have it."""
     drawn: list[dict[str, Choice]] = [{} for _ in range(n)]
     for variable in domain.variables:
         having = [index for index, picks in enumerate(drawn) if variable.exists(picks)]

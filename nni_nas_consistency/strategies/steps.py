@@ -1,7 +1,7 @@
-"""Training steps: what several archs learn from one batch. Knows torch, nothing of NNI or Lightning.
+"""Training steps: the gradients of several archs on one batch. Plain torch, independent of Lightning and strategies.
 
 All share one signature: `(supernet, images, labels, archs, *, backward) → losses`. The archs come in bundles: a single
-arch runs alone, and those of a list as one stacked batch, to the same result up to rounding.
+arch runs alone, a list of archs as one stacked batch; the results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross
 from nni_nas_consistency.supernet.active import logits_of
 
 Bundle: TypeAlias = "Arch | Sequence[Arch]"
-"""An arch that runs alone, or several that run as one stacked batch."""
+"""One arch that runs alone, or several that run as one stacked batch."""
 
 Backward: TypeAlias = "Callable[[Tensor], None]"
 
@@ -36,7 +36,7 @@ class TrainingStep(Protocol):
             images: [B, C, H, W].
             labels: int64 [B].
             archs: n archs, in bundles.
-            backward: Computes the gradients of a loss and adds them to `.grad`; a trainer may want its own.
+            backward: Called with each loss, to add its gradients to `.grad`; Lightning passes `manual_backward`.
 
         Returns:
             The losses, detached, in the order of the archs: [n].
@@ -53,8 +53,8 @@ def sandwich_step(
 ) -> Tensor:
     """In-place distillation: the first arch learns from the labels, all others from its softmax; see `TrainingStep`.
 
-    The gradients are those of the mean of the n losses. By the sandwich rule the first arch is the largest, the second
-    the smallest, and the others are sampled.
+    The gradients are those of the mean of the n losses. The first bundle is a single arch. By the sandwich rule it is
+    the largest, the second arch is the smallest, and the others are sampled.
 
     Source: Universally Slimmable Networks (Yu & Huang 2019), algorithm 1.
     """
@@ -103,14 +103,14 @@ def label_step(
 ) -> Tensor:
     """Every arch learns from the labels; see `TrainingStep`. The gradients are those of the mean of the n losses.
 
-    The sandwich rule before its teacher has learnt something (docs/decisions/0006-late-teacher.md).
+    Used by the sandwich rule before its teacher is any good (docs/decisions/0006-late-teacher.md).
     """
     n = count_archs(archs)
     return multi_path_step(supernet, images, labels, archs, backward=lambda loss: backward(loss / n))
 
 
 def count_archs(archs: Sequence[Bundle]) -> int:
-    """Return how many archs bundles hold."""
+    """Return the number of archs in all bundles."""
     return sum(1 if isinstance(bundle, Arch) else len(bundle) for bundle in archs)
 
 
