@@ -21,7 +21,7 @@ from nni_nas_consistency.archs.codecs import resnet20_codec
 from nni_nas_consistency.archs.cost import Cost, conv_cost, linear_cost
 from nni_nas_consistency.archs.domains import DIGITS, RESNET20, Domain, widths_domain
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.supernet.active import Active, Resolved
+from nni_nas_consistency.supernet.active import ReadsActive, Resolved
 from nni_nas_consistency.supernet.modules import ConvBN
 
 ShortcutRule = Literal["projection", "standalone"]
@@ -147,14 +147,12 @@ class ResidualExit(nn.Module):
         return conv + self.shortcut.cost(arch, side), side
 
 
-class Shortcut(nn.Module):
+class Shortcut(ReadsActive, nn.Module):
     """Shortcut: 1×1 conv and batch norm; identity instead where it is not always there and the widths are equal.
 
     The stride is taken before the conv, which comes to the same: oneDNN's strided 1×1 convs of fewer than 16 channels
     write past their memory in backward (its issue 6035), which killed training on 3, 5, 6, 7 or 12 threads.
     """
-
-    active: Active | None = None
 
     def __init__(self, width_in: Any, width_out: Any, stride: int, *, always: bool) -> None:
         super().__init__()

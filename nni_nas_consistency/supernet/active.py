@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 import torch
-from nni.mutable import Categorical, Mutable, MutableExpression
+from nni.mutable import Mutable, MutableExpression
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
@@ -56,6 +56,13 @@ class Active:
         self.nni_modules = nni_modules
 
 
+class ReadsActive:
+    """Base of a space's own modules that ask which arch runs, beyond what their elastic layers do."""
+
+    active: Active | None = None
+    """Set by `make_supernet`; None in a space that is no supernet of ours, and in a frozen subnet."""
+
+
 class Resolved:
     """A number that may depend on the arch: a constant, an NNI choice, or an expression of choices.
 
@@ -94,17 +101,18 @@ def width_of(value: Any) -> Resolved:
     """Return a number of channels that may depend on the arch.
 
     Raises:
-        TypeError: The choices are not whole numbers.
+        TypeError: The choices are not integers.
     """
-    if isinstance(value, Categorical) and not all(type(width) is int for width in value.values):
-        raise TypeError(f"{value} is no choice of widths; give whole numbers")
+    if isinstance(value, MutableExpression) and not all(type(width) is int for width in value.grid()):
+        raise TypeError(f"{value} is not a choice of widths; give integers, or MutableExpression.to_int(…)")
     return Resolved(value)
 
 
 @lru_cache(maxsize=4096)
 def channels_present(widths: tuple[int, ...], channels: int, device: torch.device) -> Tensor:
     """Return which of the channels each arch of a stacked batch has: float32 [archs, channels], 0 or 1."""
-    return (torch.arange(channels) < torch.tensor(widths)[:, None]).float().to(device)
+    with torch.inference_mode(False):  # kept for later calls, also those that need gradients
+        return (torch.arange(channels) < torch.tensor(widths)[:, None]).float().to(device)
 
 
 @contextmanager
@@ -137,9 +145,9 @@ def active_subnet(supernet: ModelSpace, archs: Arch | Sequence[Arch] | Sample) -
 def set_run(supernet: ModelSpace, run: Run) -> None:
     """Let a supernet run this from now on: one assignment for elastic modules, `resample` for NNI's own."""
     active = active_of(supernet)
-    active.run = run
     if active.nni_modules:
-        set_sample(supernet, run.archs[0].sample)
+        set_sample(supernet, run.archs[0].sample)  # may raise, and then nothing has changed
+    active.run = run
 
 
 def active_of(supernet: ModelSpace) -> Active:

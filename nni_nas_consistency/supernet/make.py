@@ -18,7 +18,7 @@ from torch import nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec, SampleCodec
 from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.supernet.active import Active, Run, set_run
+from nni_nas_consistency.supernet.active import Active, ReadsActive, Run, set_run
 from nni_nas_consistency.supernet.modules import Elastic, elastic
 from nni_nas_consistency.supernet.nni_modules import choices_of, mutate, nni_choice
 
@@ -49,8 +49,8 @@ def make_supernet(space: AnySpace) -> AnySpace:
 
     Raises:
         ValueError: The space is a supernet already.
-        InputError: The space has a module that NNI cannot share weights in; the message names it.
-        TypeError: A module of a chain space has a choice that no supernet module serves.
+        InputError: The space has a module that neither an elastic module nor NNI can share weights in; the message
+            names it.
     """
     if getattr(space, "active", None) is not None:
         raise ValueError("the space is a supernet already")
@@ -63,6 +63,9 @@ def make_supernet(space: AnySpace) -> AnySpace:
     network = cast("nn.Module", space)
     ours = (Elastic,)
     active.nni_modules = any(isinstance(m, BaseSuperNetModule) and not isinstance(m, ours) for m in network.modules())
+    for module in network.modules():
+        if isinstance(module, ReadsActive):
+            module.active = active
     space.active = active
     set_run(space, active.run)
     return space
@@ -101,7 +104,10 @@ def _elastic_hook(active: Active) -> Any:
     def hook(module: nn.Module, name: str, memo: dict[str, Any], arguments: dict[str, Any]) -> Any:
         if isinstance(module, Elastic):
             return None, True
-        new = elastic(module, active)
+        try:
+            new = elastic(module, active)
+        except TypeError as error:
+            raise InputError(f"{name} ({type(module).__name__}): {error}") from error
         return None if new is None else (new, True)
 
     return hook

@@ -8,10 +8,12 @@ operator, inputs or depth from the archs that run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from nni.mutable import Mutable
 from nni.nas.nn.pytorch import (
     InputChoice,
     LayerChoice,
@@ -19,6 +21,8 @@ from nni.nas.nn.pytorch import (
     MutableConv2d,
     MutableLayerNorm,
     MutableLinear,
+    MutableModule,
+    ParametrizedModule,
     Repeat,
 )
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
@@ -88,41 +92,32 @@ class Elastic(BaseSuperNetModule):  # type: ignore[misc]
 
 
 class ElasticConv2d(Elastic, nn.Conv2d):
-    """Convolution over the first input channels to the first output channels.
+    """Convolution from the first input channels to the first output channels.
 
     Args:
         active: What the supernet runs.
         arguments: What `MutableConv2d` was made with; channels may be choices or expressions of them, and so may
-            `groups` where it is the number of input channels (depthwise).
+            `groups` where it is the number of input and of output channels (depthwise).
     """
-
-    nested = True
-    """Whether the output of a narrower width is the leading channels of a wider one's, from the same input."""
 
     def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
         self.width_in, self.width_out = width_of(arguments["in_channels"]), width_of(arguments["out_channels"])
-        self.group_count = Resolved(arguments.get("groups", 1))
+        groups = width_of(arguments.get("groups", 1))
         fixed = {
             name: value for name, value in arguments.items() if name not in ("in_channels", "out_channels", "groups")
         }
-        super().__init__(self.width_in.largest, self.width_out.largest, groups=self.group_count.largest, **fixed)
-        self.depthwise = self.groups > 1
-        if self.depthwise and not self.groups == self.in_channels == self.out_channels:
-            raise TypeError(
-                f"{self.groups} groups of {self.in_channels} channels: elastic are depthwise convs and groups=1"
-            )
-        if self.padding_mode != "zeros":
-            raise TypeError(f"padding_mode {self.padding_mode!r} is not elastic; use 'zeros'")
+        super().__init__(self.width_in.largest, self.width_out.largest, groups=groups.largest, **fixed)
+        self.depthwise = groups.varies
         self.active = active
 
-    def kernel(self, channels_in: int, channels_out: int) -> Tensor:
-        """Return the kernel of a pair of widths: [channels_out, channels_in / groups, k, k]."""
-        return self.weight[:channels_out, : 1 if self.depthwise else channels_in]
-
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, active output width, H, W] from [B, active input width, H, W]."""
-        out = widest(self.width_out, self.active.run)
-        kernel = self.kernel(x.shape[1], out).to(x.dtype)
+        """Return [B, active output width, H, W] from [B, active input width, H, W]; absent channels are zero."""
+        return without_absent(self.convolve(x), 1, self.width_out, self.active.run)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return what `forward` does, but for the channels that some archs of a stacked batch lack: these are left."""
+        out = x.shape[1] if self.depthwise else widest(self.width_out, self.active.run)
+        kernel = self._kernel(x.shape[1], out).to(x.dtype)
         bias = None if self.bias is None else self.bias[:out].to(x.dtype)
         groups = x.shape[1] if self.depthwise else 1
         return F.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation, groups)
@@ -130,8 +125,12 @@ class ElasticConv2d(Elastic, nn.Conv2d):
     def slices(self, arch: Arch) -> dict[str, Tensor]:
         """Return the weights of the subnet."""
         out = self.width_out.at(arch)
-        weights = {"weight": self.kernel(self.width_in.at(arch), out)}
+        weights = {"weight": self._kernel(self.width_in.at(arch), out)}
         return weights if self.bias is None else weights | {"bias": self.bias[:out]}
+
+    def _kernel(self, channels_in: int, channels_out: int) -> Tensor:
+        """Return the kernel of a pair of widths: [channels_out, channels_in / groups, k, k]."""
+        return self.weight[:channels_out, : 1 if self.depthwise else channels_in]
 
 
 class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
@@ -149,8 +148,6 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         self.width = width_of(arguments["num_features"])
         fixed = {name: value for name, value in arguments.items() if name != "num_features"}
         super().__init__(self.width.largest, **fixed)
-        if not self.track_running_stats:
-            raise TypeError("a batch norm without running statistics is not elastic; leave track_running_stats at True")
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
@@ -253,7 +250,7 @@ class ElasticConvBN(Elastic, nn.Module):
     Args:
         active: What the supernet runs.
         conv: The convolution.
-        bn: The batch norm, which no other module reads the input of.
+        bn: The batch norm, which may overwrite its input.
     """
 
     def __init__(self, active: Active, conv: ElasticConv2d, bn: ElasticBatchNorm2d) -> None:
@@ -263,14 +260,14 @@ class ElasticConvBN(Elastic, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features [B, active output width, H, W]."""
-        x = self.conv(x)
+        x = self.conv.convolve(x)
         if self.active.run.statistics is not None:
             return cast("Tensor", self.bn.scaled(x))
         return self.bn.normalise(x)
 
 
 class ElasticLinear(Elastic, nn.Linear):
-    """Linear layer over the first input features to the first output features.
+    """Linear layer from the first input features to the first output features.
 
     Args:
         active: What the supernet runs.
@@ -284,11 +281,12 @@ class ElasticLinear(Elastic, nn.Linear):
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, …, active output width] from [B, …, active input width]."""
+        """Return [B, …, active output width] from [B, …, active input width]; absent features are zero."""
         out = widest(self.width_out, self.active.run)
         # contiguous: backward then multiplies in the same order as in a layer of this width, bit for bit
         weight = self.weight[:out, : x.shape[-1]].contiguous().to(x.dtype)
-        return F.linear(x, weight, None if self.bias is None else self.bias[:out].to(x.dtype))
+        y = F.linear(x, weight, None if self.bias is None else self.bias[:out].to(x.dtype))
+        return without_absent(y, -1, self.width_out, self.active.run)
 
     def slices(self, arch: Arch) -> dict[str, Tensor]:
         """Return the weights of the subnet."""
@@ -298,7 +296,7 @@ class ElasticLinear(Elastic, nn.Linear):
 
 
 class ElasticLayerNorm(Elastic, nn.LayerNorm):
-    """Layer norm of the first features. Archs of other widths cannot be stacked: each is normalised over its own width.
+    """Layer norm over the first features. Archs of different widths here cannot be stacked.
 
     Args:
         active: What the supernet runs.
@@ -309,15 +307,11 @@ class ElasticLayerNorm(Elastic, nn.LayerNorm):
         self.width = width_of(arguments["normalized_shape"])
         fixed = {name: value for name, value in arguments.items() if name != "normalized_shape"}
         super().__init__(self.width.largest, **fixed)
-        if len(self.normalized_shape) != 1:
-            raise TypeError(
-                f"normalized_shape {self.normalized_shape} is not elastic; normalise over the last dimension"
-            )
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised [B, …, active width]."""
-        c = x.shape[-1]
+        c = int(self.width.at(self.active.run.archs[0]))
         weight = None if self.weight is None else self.weight[:c]
         bias = None if self.bias is None else self.bias[:c]
         return F.layer_norm(x, (c,), weight, bias, self.eps)
@@ -367,8 +361,6 @@ class ElasticInputChoice(Elastic, nn.Module):
 
     def __init__(self, active: Active, choice: InputChoice) -> None:
         super().__init__()
-        if choice.n_chosen is None or choice.reduction not in ("sum", "mean", "concat"):
-            raise TypeError("an input choice needs n_chosen, and reduction 'sum', 'mean' or 'concat'")
         self.label, self.reduction = choice.label, choice.reduction
         self.active = active
 
@@ -390,7 +382,7 @@ class ElasticInputChoice(Elastic, nn.Module):
 
 
 class ElasticRepeat(Elastic, nn.Module):
-    """The first few of a row of modules, as many as the active arch is deep.
+    """The first modules of a row, as many as the depth of the active arch.
 
     Args:
         active: What the supernet runs.
@@ -404,7 +396,7 @@ class ElasticRepeat(Elastic, nn.Module):
         self.active = active
 
     def forward(self, x: Any) -> Any:
-        """Return what the active ones make of x, one after the other."""
+        """Return x after the modules of the active arch, one after the other."""
         for _, module in self.subnet_children(self.active.run.archs[0]):
             x = module(x)
         return x
@@ -415,50 +407,125 @@ class ElasticRepeat(Elastic, nn.Module):
 
 
 def widest(width: Resolved, run: Run) -> int:
-    """Return the widest width of the archs that run, in channels."""
+    """Return the largest width of the archs that run, in channels."""
     return max(int(width.at(arch)) for arch in run.archs)
+
+
+def without_absent(x: Tensor, dim: int, width: Resolved, run: Run) -> Tensor:
+    """Return a stacked batch [archs · B, …] with zeros in the channels of `dim` that an arch lacks."""
+    widths = tuple(int(width.at(arch)) for arch in run.archs)
+    if min(widths) == x.shape[dim]:
+        return x
+    shape = [len(widths), *(1 for _ in x.shape)]
+    shape[dim if dim < 0 else dim + 1] = x.shape[dim]
+    present = channels_present(widths, x.shape[dim], x.device).to(x.dtype).view(shape)
+    return (x.reshape(len(widths), -1, *x.shape[1:]) * present).flatten(0, 1)
 
 
 def elastic(module: nn.Module, active: Active) -> nn.Module | None:
     """Return the elastic version of a module of a chain space, or None where there is none, as for plain layers.
 
+    Weights of the same size, type, device, mode, eps and momentum are those of the module.
+
     Raises:
-        TypeError: The module has a choice that no elastic module serves.
+        TypeError: A number of channels is a choice of something else than integers.
     """
-    new: Any = None
     if type(module) is ConvBN:
         conv, bn = elastic(module.conv, active), elastic(module.bn, active)
-        return ElasticConvBN(active, cast("ElasticConv2d", conv), cast("ElasticBatchNorm2d", bn))
-    if isinstance(module, MutableConv2d) and _choices_of(module) <= {"in_channels", "out_channels", "groups"}:
-        new = ElasticConv2d(active, module.trace_kwargs)
-    elif isinstance(module, MutableBatchNorm2d) and _choices_of(module) <= {"num_features"}:
-        new = ElasticBatchNorm2d(active, module.trace_kwargs)
-    elif isinstance(module, MutableLinear) and _choices_of(module) <= {"in_features", "out_features"}:
-        new = ElasticLinear(active, module.trace_kwargs)
-    elif isinstance(module, MutableLayerNorm) and _choices_of(module) <= {"normalized_shape"}:
-        new = ElasticLayerNorm(active, module.trace_kwargs)
-    elif type(module) is LayerChoice:
-        new = ElasticLayerChoice(active, module)
-    elif type(module) is InputChoice:
-        new = ElasticInputChoice(active, module)
-    elif type(module) is Repeat and Resolved(module.depth_choice).varies:
-        new = ElasticRepeat(active, module)
-    elif type(module) is nn.BatchNorm2d:
-        return _elastic_plain_batch_norm(module, active)
-    if new is not None:
-        for mutable in cast("Any", module).mutables:
+        if not isinstance(conv, ElasticConv2d) or not isinstance(bn, ElasticBatchNorm2d):
+            return None
+        new: Any = ElasticConvBN(active, conv, bn)
+    else:
+        new = _elastic_choice(module, active) or _elastic_layer(module, active)
+    if new is None:
+        return None
+    new.training = module.training
+    if isinstance(module, MutableModule):
+        for mutable in module.mutables:
             new.add_mutable(mutable)
-    return cast("nn.Module | None", new)
+    return cast("nn.Module", new)
 
 
-def _elastic_plain_batch_norm(norm: nn.BatchNorm2d, active: Active) -> ElasticBatchNorm2d:
-    """Return a batch norm of fixed width for stacked batches and for statistics of a scorer; same weights."""
-    arguments = {"num_features": norm.num_features, "eps": norm.eps, "momentum": norm.momentum, "affine": norm.affine}
-    new = ElasticBatchNorm2d(active, arguments | {"track_running_stats": norm.track_running_stats})
-    new.load_state_dict(norm.state_dict())
-    return new
+def differ_by_width_alone(module: nn.Module) -> bool:
+    """Return whether the choices of a module are numbers of channels, in which archs of a stacked batch may differ."""
+    if isinstance(module, Elastic):
+        return isinstance(module, (ElasticConv2d, ElasticBatchNorm2d, ElasticLinear))
+    return type(module) is not MutableLayerNorm and _has_elastic_channels(module)
 
 
-def _choices_of(module: Any) -> set[str]:
-    """Return the arguments of one of NNI's mutable modules that are choices."""
-    return {name for name, value in module.trace_kwargs.items() if Resolved(value).varies}
+ELASTIC: Mapping[type[nn.Module], tuple[Any, frozenset[str]]] = {
+    MutableConv2d: (ElasticConv2d, frozenset({"in_channels", "out_channels", "groups"})),
+    MutableBatchNorm2d: (ElasticBatchNorm2d, frozenset({"num_features"})),
+    MutableLinear: (ElasticLinear, frozenset({"in_features", "out_features"})),
+    MutableLayerNorm: (ElasticLayerNorm, frozenset({"normalized_shape"})),
+}
+"""NNI's layers, their elastic versions, and the arguments that may be choices in these."""
+
+
+def _elastic_choice(module: nn.Module, active: Active) -> Elastic | None:
+    if type(module) is LayerChoice:
+        return ElasticLayerChoice(active, module)
+    if type(module) is InputChoice and module.n_chosen is not None and module.reduction != "none":
+        return ElasticInputChoice(active, module)
+    if type(module) is Repeat:
+        return ElasticRepeat(active, module)
+    return None
+
+
+def _elastic_layer(module: nn.Module, active: Active) -> Elastic | None:
+    """Return an elastic layer; a batch norm of fixed width becomes one too, for stacked batches and scorers."""
+    if type(module) in (nn.BatchNorm2d, MutableBatchNorm2d) and not _choices_of(module):
+        norm = cast("nn.BatchNorm2d", module)
+        if not norm.track_running_stats:
+            return None
+        new: Any = ElasticBatchNorm2d(active, {"num_features": norm.num_features, "affine": norm.affine})
+    elif _has_elastic_channels(module):
+        new = ELASTIC[type(module)][0](active, cast("Any", module).trace_kwargs)
+    else:
+        return None
+    _take_over(new, module)
+    return cast("Elastic", new)
+
+
+def _has_elastic_channels(module: nn.Module) -> bool:
+    """Return whether an elastic layer serves the choices of one of NNI's layers."""
+    choices = _choices_of(module)
+    if type(module) not in ELASTIC or not choices or not choices.keys() <= ELASTIC[type(module)][1]:
+        return False
+    if isinstance(module, nn.BatchNorm2d):
+        return module.track_running_stats
+    if isinstance(module, nn.Conv2d):
+        groups, *channels = (
+            cast("Any", module).trace_kwargs.get(name, 1) for name in ("groups", "in_channels", "out_channels")
+        )
+        one_group = not isinstance(groups, Mutable) and groups == 1
+        return module.padding_mode == "zeros" and (one_group or all(_equal(groups, width) for width in channels))
+    return True
+
+
+def _choices_of(module: nn.Module) -> dict[str, Any]:
+    """Return the arguments of a layer that are choices; a plain layer has none."""
+    if not isinstance(module, ParametrizedModule):
+        return {}
+    return {name: value for name, value in module.trace_kwargs.items() if Resolved(value).varies}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two choices, or expressions of choices, are the same; `==` would be an expression too."""
+    return isinstance(one, Mutable) and isinstance(other, Mutable) and bool(one.equals(other))
+
+
+def _take_over(new: Any, layer: Any) -> None:
+    """Give an elastic layer what the layer has: type, device, settings, and weights of the same size."""
+    like = next(chain(layer.parameters(), layer.buffers()), None)
+    if like is not None:
+        new.to(device=like.device, dtype=like.dtype)
+    if isinstance(new, (nn.BatchNorm2d, nn.LayerNorm)):
+        new.eps = layer.eps  # may have been set after the layer was made
+    if isinstance(new, nn.BatchNorm2d):
+        new.momentum = layer.momentum
+    weights = layer.state_dict()
+    if {name: tensor.shape for name, tensor in weights.items()} == {
+        name: tensor.shape for name, tensor in new.state_dict().items()
+    }:
+        new.load_state_dict(weights)
