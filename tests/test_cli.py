@@ -1,222 +1,362 @@
-"""The command line as a user types it, in processes of their own."""
+"""The command line, called in this process; what only a process can show runs in one of its own."""
 
+import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.resources import files
 
 import pytest
 import torch
+from helpers import keep_nni_in, tiny_space
 from safetensors.torch import load_file
 
-from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.archs.codecs import DIGITS_CODEC
+from nni_nas_consistency.cli.main import main
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.score_files import read_scores
-from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import SYSTEMS
+
+VERBS = ("quickstart", "train", "score", "rank", "standalone", "search", "archs", "spaces", "doctor")
+SHORT_TRAINING = ("train", "--recipe", "digits", "--epochs", 1, "--n", 3, "--train-images", 64, "--val-images", 20)
 
 
-def run(*words, code=0, timeout=200):
-    command = [sys.executable, "-m", "nni_nas_consistency", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+@dataclass(frozen=True)
+class Done:
+    """What a command printed."""
+
+    out: str
+    err: str
+
+    @property
+    def error(self):
+        """Its error, which is one line."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert "Traceback" not in self.err
+        return line
 
 
-def only_line(done):
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr
-    return lines[0]
+def run(*words, code=0):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        ended = main([str(word) for word in words])
+    assert ended == code, out.getvalue() + err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nni_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        keep_nni_in(tmp_path_factory.mktemp("home"), patch)
+        yield
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A list, a supernet trained for one epoch, its scores, and references for the list."""
+    """A list, a supernet trained for an epoch, its scores, and reference accuracies for the list."""
     folder = tmp_path_factory.mktemp("cli")
-    run("archs", "sample", "--space", "digits", "--count", 6, "--out", folder / "list.json")
-    options = ["--recipe", "digits", "--data", "digits", "--epochs", 1, "--n", 3, "--train-images", 128]
-    run("train", *options, "--val-images", 20, "--out", folder / "run")
-    run("score", *score_options(folder), "--out", folder / "scores.json")
-    options = ["--archs", folder / "list.json", "--seeds", 2, "--epochs", 1, "--out", folder / "alone"]
-    run("standalone", *options)
+    run("archs", "sample", "--space", "digits", "--count", 5, "--out", folder / "list.json")
+    run(*SHORT_TRAINING, "--out", folder / "run")
+    run(*scoring(folder), "--out", folder / "scores.json")
+    alone = ("--archs", folder / "list.json", "--seeds", 2, "--epochs", 1, "--out", folder / "alone")
+    run("standalone", "--space", "digits", *alone)
     return folder
 
 
-def score_options(folder):
+def scoring(folder):
     checkpoint = folder / "run" / "supernet.safetensors"
-    options = ["--checkpoint", checkpoint, "--archs", folder / "list.json", "--space", "digits", "--data", "digits"]
-    return [*options, "--images", 64]
+    return ("score", "--checkpoint", checkpoint, "--archs", folder / "list.json", "--images", 64)
+
+
+# archs and spaces
 
 
 def test_check_counts_the_archs(folder):
-    done = run("archs", "check", "--space", "digits", folder / "list.json")
-    assert done.stdout == "6 archs, 6 valid, 6 distinct\n"
+    assert run("archs", "check", "--space", "digits", folder / "list.json").out == "5 archs, 5 valid, 5 distinct\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ('{"arch1": {"acc": 0, "arch": "5-1"}}', "arch1 '5-1' has 2 layers; digits has 20"),
         ('{"arch1": {"acc": 0, "arch": "5' + "-1" * 19 + '"}}', "asks for width 5; digits allows 1, 2, 3, 4"),
     ],
 )
-def test_a_bad_list_is_one_clear_line_and_exit_2(tmp_path, text, told):
+def test_a_bad_list_is_one_line_and_exit_2(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
-    line = only_line(run("archs", "check", "--space", "digits", tmp_path / "bad.json", code=2))
-    assert "bad.json" in line and told in line
+    error = run("archs", "check", "--space", "digits", tmp_path / "bad.json", code=2).error
+    assert "bad.json" in error and message in error
 
 
-def test_training_leaves_a_checkpoint_metrics_and_says_where(folder):
-    assert (folder / "run" / "supernet.safetensors").is_file()
-    assert (folder / "run" / "checkpoints" / "last.ckpt").is_file()
-    assert "val_acc/smallest" in (folder / "run" / "metrics" / "version_0" / "metrics.csv").read_text()
+def test_the_list_of_spaces_names_each_with_its_largest_arch():
+    shown = run("spaces").out
+    for system in SYSTEMS:
+        assert f"{system.space}: {system.about}" in shown and system.domain.largest.code in shown
+
+
+# train
+
+
+def test_training_leaves_a_checkpoint_and_metrics_and_prints_the_path(folder, tmp_path):
+    done = run(*SHORT_TRAINING, "--out", tmp_path)
+    assert done.out == f"{tmp_path / 'supernet.safetensors'}\n" and "epoch 1/1" in done.err
+    again = load_file(tmp_path / "supernet.safetensors")
+    assert all(
+        torch.equal(again[name], weight) for name, weight in load_file(folder / "run/supernet.safetensors").items()
+    )
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert "val_acc/smallest" in (tmp_path / "metrics" / "version_0" / "metrics.csv").read_text()
 
 
 def test_a_run_is_resumed_with_its_own_settings_only(folder):
-    options = ["--recipe", "digits", "--data", "digits", "--n", 3, "--train-images", 128, "--out", folder / "run"]
-    line = only_line(run("train", *options, "--epochs", 2, "--resume", code=2))
-    assert "was started with epochs 1, not 2; resume with the same settings" in line
+    error = run(*SHORT_TRAINING, "--epochs", 2, "--out", folder / "run", "--resume", code=2).error
+    assert "was started with epochs 1, not 2; resume with the same settings" in error
 
 
-def test_settings_of_the_recipe_can_be_changed_word_by_word(tmp_path):
-    options = ["--recipe", "digits", "--data", "digits", "--epochs", 1, "--n", 3, "--train-images", 64]
-    options += ["--val-images", 20, "--set", "lr=0", "--set", "sampler=uniform"]
-    run("train", *options, "--out", tmp_path)
-    torch.manual_seed(0)
-    untrained = dict(make_supernet(ResNet20Space(10, 1, 8, width_unit=1)).named_parameters())
-    trained = load_file(tmp_path / "supernet.safetensors")
-    assert untrained and all(torch.equal(trained[name], weight) for name, weight in untrained.items())
+def test_settings_of_the_recipe_are_changed_by_name(tmp_path):
+    run(*SHORT_TRAINING, "--set", "lr=0", "--set", "sampling=uniform", "--out", tmp_path)
     settings = json.loads((tmp_path / "settings.json").read_text())
-    assert (settings["lr"], settings["sampler"], settings["distill_from"]) == (0, "uniform", 1)
-    told = only_line(run("train", *options, "--set", "sandwich=false", "--out", tmp_path, code=2))
-    assert "add --set distill=false" in told and json.loads((tmp_path / "settings.json").read_text()) == settings
+    assert (settings["lr"], settings["sampling"], settings["distill_from"]) == (0, "uniform", 1)
+    error = run(*SHORT_TRAINING, "--set", "rule=multi-path", "--out", tmp_path, code=2).error
+    assert "add --set distill_from=never" in error
+    assert json.loads((tmp_path / "settings.json").read_text()) == settings
 
 
 def test_a_trained_supernet_is_trained_on_from_its_weights(folder, tmp_path):
-    weights = tmp_path / "before.safetensors"
-    shutil.copy(folder / "run" / "supernet.safetensors", weights)
-    options = ["--recipe", "digits", "--data", "digits", "--epochs", 1, "--n", 3, "--train-images", 64]
-    options += ["--val-images", 20, "--seed", 1, "--weights", weights, "--out"]
-    run("train", *options, tmp_path / "still", "--set", "lr=0")
-    run("train", *options, tmp_path / "on")
-    supernet = make_supernet(ResNet20Space(10, 1, 8, width_unit=1))
+    weights = shutil.copy(folder / "run" / "supernet.safetensors", tmp_path / "before.safetensors")
+    options = (*SHORT_TRAINING, "--seed", 1, "--weights", weights, "--out")
+    run(*options, tmp_path / "still", "--set", "lr=0")
+    run(*options, tmp_path / "on")
+    supernet = make_supernet(tiny_space())
     before, still, on = (
         load_file(path / "supernet.safetensors") for path in (folder / "run", tmp_path / "still", tmp_path / "on")
     )
     for name, _ in supernet.named_parameters():
         assert torch.equal(before[name], still[name])
-    assert not torch.equal(before["stages.0.conv.weight"], on["stages.0.conv.weight"])
+    assert not torch.equal(before["links.0.conv.conv.weight"], on["links.0.conv.conv.weight"])
     about = load_supernet(tmp_path / "on" / "supernet.safetensors", supernet)
     assert about["trained_on_from"] == load_supernet(weights, supernet) and about["weights"] == weights_sha256(supernet)
 
-    run("train", *options, tmp_path / "on", "--resume")
+    run(*options, tmp_path / "on", "--resume")
     again = load_file(tmp_path / "on" / "supernet.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in on.items())
     shutil.copy(tmp_path / "still" / "supernet.safetensors", weights)
-    told = only_line(run("train", *options, tmp_path / "on", "--resume", code=2))
-    assert "was started with weights " in told and "train into another folder" in told
-    options[-2] = tmp_path / "on" / "supernet.safetensors"
-    told = only_line(run("train", *options, tmp_path / "on", code=2))
-    assert "is what this run would write; give another --out" in told
+    error = run(*options, tmp_path / "on", "--resume", code=2).error
+    assert "was started with weights " in error and "train into another folder" in error
+    own = tmp_path / "on" / "supernet.safetensors"
+    error = run(*SHORT_TRAINING, "--weights", own, "--out", tmp_path / "on", code=2).error
+    assert "is what this run would write; give another --out" in error
 
 
-def test_mirrored_images_and_other_orders_reach_the_scorer(folder, tmp_path):
-    scored = set()
-    for views in ([], ["--flip"], ["--orders", 2], ["--orders", 2, "--flip"]):
-        out = tmp_path / f"scores{len(scored)}.json"
-        run("score", *score_options(folder), "--batch-size", 32, "--limit", 2, *views, "--out", out)
-        scored.add(read_scores(out, DIGITS).provenance["scored_images"])
-    assert len(scored) == 4
+def test_a_training_that_diverges_is_one_line_and_exit_1(tmp_path):
+    wild = ("--set", "lr=1e30", "--set", "warmup_steps=0", "--set", "grad_clip=none")
+    assert "the loss of arch" in run(*SHORT_TRAINING, *wild, "--out", tmp_path, code=1).error
+    assert not (tmp_path / "supernet.safetensors").exists()
 
 
-def test_scores_and_submission_have_the_lists_archs(folder):
-    listed = read_released(folder / "list.json", DIGITS)
-    scores = read_scores(folder / "scores.json", DIGITS)
-    submitted = read_released(folder / "scores.submission.json", DIGITS)
-    assert list(scores.scores) == list(submitted) == list(listed)
+# score and search
+
+
+def test_scores_and_submission_have_the_archs_of_the_list_and_both_metrics_are_written(folder):
+    listed = read_released(folder / "list.json", DIGITS_CODEC)
+    scores = read_scores(folder / "scores.json", DIGITS_CODEC)
+    accuracies = read_scores(folder / "scores.acc.json", DIGITS_CODEC)
+    submitted = read_released(folder / "scores.submission.json", DIGITS_CODEC)
+    assert list(scores.scores) == list(submitted) == list(accuracies.scores) == list(listed)
     assert {entry.acc for entry in submitted.values()} >= {0.0, 1.0}
-    assert scores.provenance["metric"] == "loss" and scores.provenance["images"] == 64
+    assert (scores.provenance["metric"], accuracies.provenance["metric"]) == ("loss", "acc")
+    assert scores.provenance["images"] == 64
 
 
 def test_shards_scored_one_after_the_other_merge_into_the_same_files(folder, tmp_path):
     for shard in ("2/2", "1/2"):
         assert not (tmp_path / "scores.json").exists()
-        run("score", *score_options(folder), "--out", tmp_path / "scores.json", "--shard", shard)
-    for name in ("scores.json", "scores.submission.json"):
+        run(*scoring(folder), "--out", tmp_path / "scores.json", "--shard", shard)
+    for name in ("scores.json", "scores.submission.json", "scores.acc.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_mirrored_images_and_other_orders_reach_the_scorer(folder, tmp_path):
+    scored = set()
+    for views in ((), ("--flip",), ("--orders", 2), ("--orders", 2, "--flip")):
+        out = tmp_path / f"scores{len(scored)}.json"
+        run(*scoring(folder), "--batch-size", 32, "--limit", 2, *views, "--out", out)
+        scored.add(read_scores(out, DIGITS_CODEC).provenance["scored_images"])
+    assert len(scored) == 4
+
+
+def test_search_writes_all_scored_archs_and_prints_the_best(folder, tmp_path):
+    options = ("--checkpoint", folder / "run/supernet.safetensors", "--trials", 4, "--population", 2, "--images", 64)
+    done = run("search", *options, "--out", tmp_path / "searched.json")
+    scores = read_scores(tmp_path / "searched.json", DIGITS_CODEC).scores
+    best, _ = max(scores.values(), key=lambda scored: scored[1])
+    assert len(scores) == 4 and done.out.splitlines() == [str(tmp_path / "searched.json"), f"best: {best.code}"]
+
+
+# rank and standalone
+
+
 def test_rank_prints_the_three_correlations_with_baselines_and_writes_a_report(folder, tmp_path):
-    reference = folder / "alone" / "reference.json"
-    done = run("rank", folder / "scores.json", reference, "--space", "digits", "--report", tmp_path / "report")
+    words = ("rank", folder / "scores.json", folder / "alone" / "reference.json")
+    done = run(*words, "--report", tmp_path / "report")
     for word in ("kendall", "pearson", "spearman", "params", "MACs"):
-        assert word in done.stdout
+        assert word in done.out
     assert (tmp_path / "report" / "report.html").is_file()
-    told = json.loads(run("rank", folder / "scores.json", reference, "--space", "digits", "--json").stdout)
-    assert told["scores"]["n"] == 6 and set(told) == {"scores", "params", "MACs"}
+    shown = json.loads(run(*words, "--json").out)
+    assert shown["scores"]["n"] == 5 and set(shown) == {"scores", "params", "MACs"}
+    assert f"{shown['scores']['kendall']['value']:.4f}" in done.out
 
 
 def test_rank_names_archs_that_only_one_side_has_unless_common(folder, tmp_path):
     entries = json.loads((folder / "alone" / "reference.json").read_text())
-    entries["arch77"] = entries.pop("arch6")
+    entries["arch77"] = entries.pop("arch5")
     (tmp_path / "other.json").write_text(json.dumps(entries))
-    words = ["rank", folder / "scores.json", tmp_path / "other.json", "--space", "digits"]
-    line = only_line(run(*words, code=2))
-    assert "arch77" in line and "arch6" in line and "--common" in line
-    assert "5 archs" in run(*words, "--common").stdout
+    words = ("rank", folder / "scores.json", tmp_path / "other.json")
+    error = run(*words, code=2).error
+    assert "arch77" in error and "arch5" in error and "--common" in error
+    assert "4 archs" in run(*words, "--common").out
 
 
-def test_standalone_keeps_finished_seeds_and_tells_how_well_they_agree(folder):
-    about = json.loads((folder / "alone" / "about.json").read_text())
-    assert about["seeds"] == 2 and -1 <= about["split_half_kendall_tau"] <= 1
-    assert {len(row) for row in about["accuracies"].values()} == {2}
-    means = {name: entry.acc for name, entry in read_released(folder / "alone" / "reference.json", DIGITS).items()}
+def test_standalone_keeps_finished_seeds_and_says_how_well_they_agree(folder, tmp_path):
+    alone = shutil.copytree(folder / "alone", tmp_path / "alone")
+    about = json.loads((alone / "about.json").read_text())
+    assert about["seeds"] == 2 and "split_half_kendall_tau" in about
+    means = {name: entry.acc for name, entry in read_released(alone / "reference.json", DIGITS_CODEC).items()}
     assert means == pytest.approx({name: sum(row) / 2 for name, row in about["accuracies"].items()})
+
+    seed = alone / "seeds" / "0.json"
+    edited = json.loads(seed.read_text())
+    edited["arch1"]["acc"] = 0.125
+    seed.write_text(json.dumps(edited))
+    options = ("--archs", folder / "list.json", "--seeds", 2, "--epochs", 1, "--out", alone)
+    run("standalone", "--space", "digits", *options)
+    assert json.loads((alone / "about.json").read_text())["accuracies"]["arch1"][0] == 0.125
+
+
+# what follows from what, and what contradicts it
+
+
+def test_space_and_data_follow_from_recipe_checkpoint_and_score_file(folder):
+    settings = json.loads((folder / "run" / "settings.json").read_text())
+    assert (settings["recipe"], settings["data"]) == ("digits", "digits")
+    scored = read_scores(folder / "scores.json", DIGITS_CODEC).provenance
+    assert (scored["space"], scored["data"], scored["checkpoint"]["data"]) == ("digits", "digits", "digits")
+    assert "5 archs" in run("rank", folder / "scores.json", folder / "alone" / "reference.json").out
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["train", "--data", "cifar100"], "cifar100 needs --data-root"),
-        (["train", "--data", "cifar100", "--data-root", "nowhere"], "--download"),
-        (["train", "--data", "digits", "--recipe", "digits", "--out", "{tmp}", "--resume"], "no checkpoint to resume"),
-        (["train", "--data", "digits"], "recipe nazarick is for images of 3 channels, these have 1"),
-        (
-            ["train", "--data", "digits", "--recipe", "digits", "--n", "1", "--out", "{tmp}"],
-            "n is 1; it must be at least 2",
-        ),
-        (["train", "--data", "digits", "--recipe", "digits", "--train-images", "9", "--out", "{tmp}"], "make no batch"),
-        (
-            ["train", "--data", "digits", "--recipe", "digits", "--weights", "resnet20-cifar100", "--out", "{tmp}"],
-            "resnet20-cifar100: holds a supernet of another space: ",
-        ),
-        (["train", "--data", "digits", "--device", "tpu"], "device 'tpu' is not here; allowed are auto, cpu"),
-        (["score", "--shard", "3/2"], "shard 3/2 does not exist"),
+        (["score", "--space", "resnet20"], "was trained for space digits, not resnet20; leave --space out"),
+        (["score", "--data", "cifar100"], "was trained on digits, whose classes or image size cifar100 does not have"),
+        (["rank", "--space", "resnet20"], "holds scores of space digits, not resnet20; leave --space out"),
+        (["train", "--space", "resnet20"], "recipe digits is for images with 1 channel(s), cifar100 has 3"),
+        (["train", "--data", "cifar10"], "recipe digits is for images with 1 channel(s), cifar10 has 3"),
+        (["train", "--weights", "resnet20-cifar100"], "resnet20-cifar100: was trained for a different space: "),
+    ],
+)
+def test_words_that_contradict_a_file_or_a_recipe_are_one_line_and_exit_2(folder, tmp_path, words, message):
+    verb, *contradiction = words
+    given = {
+        "score": scoring(folder),
+        "rank": ("rank", folder / "scores.json", folder / "alone" / "reference.json"),
+        "train": SHORT_TRAINING,
+    }[verb]
+    out = () if verb == "rank" else ("--out", tmp_path / "out")
+    assert message in run(*given, *out, *contradiction, code=2).error
+    assert not (tmp_path / "out").is_file() and not (tmp_path / "out" / "supernet.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "cifar100 needs --data-root"),
+        (["train", "--data-root", "nowhere"], "--download"),
+        (["train", "--space", "resnet48"], "space resnet48 has no recipe and no network yet"),
+        ([*SHORT_TRAINING, "--out", "{tmp}", "--resume"], "no checkpoint to resume"),
+        ([*SHORT_TRAINING, "--out", "{tmp}", "--n", "1"], "needs at least 2 archs per step"),
         (["score", "--orders", "2", "--bn", "test"], "2 orders change nothing with statistics 'test'"),
-        (
-            ["score", "--orders", "2", "--batch-size", "64"],
-            "2 orders change nothing with statistics 'batch' and 64 images",
-        ),
+        (["score", "--orders", "2", "--batch-size", "64"], "2 orders change nothing with statistics 'batch'"),
         (["score", "--checkpoint", "none.safetensors"], "none.safetensors: cannot be read"),
     ],
 )
-def test_bad_words_are_one_clear_line_and_exit_2(folder, tmp_path, words, told):
-    words = [word.format(tmp=tmp_path) for word in words]
+def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, words, message):
+    words = [str(word).format(tmp=tmp_path) for word in words]
     if words[0] == "score":
-        words = ["score", *score_options(folder), "--out", tmp_path / "scores.json", *words[1:]]
-    assert told in only_line(run(*words, code=2))
+        words = [*scoring(folder), "--out", tmp_path / "scores.json", *words[1:]]
+    assert message in run(*words, code=2).error
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_every_verb_has_help():
-    told = run("--help").stdout
-    for verb in ("quickstart", "train", "score", "rank", "standalone", "search", "archs", "spaces", "doctor"):
-        assert verb in told
-        assert "Usage" in run(verb, "--help").stdout
-
-
-def test_doctor_finds_nothing_wrong_here():
-    lines = run("doctor").stdout.splitlines()
+def test_doctor_finds_nothing_wrong_here_and_exits_1_where_something_is(monkeypatch):
+    lines = run("doctor").out.splitlines()
     assert len(lines) > 10 and all(line.startswith("ok") for line in lines)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert "BAD  nnictl: not on the PATH" in run("doctor", code=1).out
+
+
+# what only a process can show
+
+WITHOUT_TORCH = """
+import sys
+from nni_nas_consistency.cli.main import main
+
+verbs, reference = sys.argv[1].split(), sys.argv[2]
+assert main(["--help"]) == 0
+for verb in verbs:
+    assert main([verb, "--help"]) == 0
+assert main(["spaces"]) == 0
+assert main(["archs", "check", "--space", "digits", reference]) == 0
+for words in (
+    ["trian"],
+    ["train", "--no-such-word"],
+    ["train", "--data", "imagenet"],
+    ["train", "--set", "depth=3"],
+    ["train", "--n", "0"],
+    ["train", "--space", "digits", "--recipe", "nazarick"],
+    ["score", "--checkpoint", "none.safetensors", "--archs", reference],
+    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--shard", "3/2"],
+    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--space", "digits"],
+    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--data", "digits"],
+    ["rank", "missing.json", reference],
+    ["archs", "check", "missing.json"],
+):
+    assert main(words) == 2, words
+loaded = {"torch", "nni", "pytorch_lightning"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_help_and_bad_words_load_neither_torch_nor_nni():
+    reference = files("nni_nas_consistency") / "assets" / "digits" / "reference.json"
+    command = [sys.executable, "-c", WITHOUT_TORCH, " ".join(VERBS), str(reference)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+    errors = done.stderr.splitlines()
+    assert len(errors) == 12 and all(line.startswith("error: ") for line in errors), errors
+
+
+def test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue(tmp_path):
+    words = ("train", "--recipe", "digits", "--epochs", 500, "--n", 3, "--train-images", 32, "--out", tmp_path)
+    command = [sys.executable, "-m", "nni_nas_consistency", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("epoch 1/500") for line in lines)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "to continue" in told and "--resume" in told and "Traceback" not in told
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and not (tmp_path / "supernet.safetensors").exists()

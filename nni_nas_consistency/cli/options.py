@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,9 @@ RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder tha
 DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set into --data-root if missing.")]
 OutFile = Annotated[Path, typer.Option("--out", help="Output file.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Output folder; created if missing.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Device; auto: cuda if there is one, else cpu.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 Archs = Annotated[Path, typer.Option("--archs", help="Arch list: JSON in the released format.")]
 Checkpoint = Annotated[

@@ -18,6 +18,7 @@ from nni.nas.strategy import Strategy
 from nni_nas_consistency.nni3.workarounds import (
     checkpoint_types_allowed,
     config_object,
+    lightning_interrupts,
     localhost_only,
     nni_config,
     repaired_freeze,
@@ -108,7 +109,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Start the experiment, and return when the strategy has finished; see `run` for the arguments."""
-        with localhost_only(), repaired_freeze():
+        with localhost_only(), repaired_freeze(), lightning_interrupts():
             super().start(port, debug, run_mode)
 
     def load_checkpoint(self) -> None:

@@ -156,6 +156,21 @@ def _without_missing(freeze_weight: Callable[..., dict[str, Any]]) -> Callable[.
 
 
 @contextmanager
+def lightning_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C during a Lightning training, as NNI expects.
+
+    Lightning's trainer ends the process with exit code 1 instead. Can go with
+    `test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue` (tests/test_cli.py).
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
+
+
+@contextmanager
 def checkpoint_types_allowed() -> Iterator[None]:
     """Let `torch.load` read the checkpoint of an experiment with NNI's search strategies, and no other pickles.
 
