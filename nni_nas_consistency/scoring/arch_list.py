@@ -1,16 +1,15 @@
-"""Scoring a list: cut into segments, dealt to shards, journalled segment by segment, merged into one score file."""
+"""Scoring a list of archs: cut into segments, dealt to shards, journalled by segment, merged into one score file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar, cast
 
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
@@ -21,22 +20,26 @@ from nni_nas_consistency.errors import FileError, InputError
 from nni_nas_consistency.files.arch_lists import write_released
 from nni_nas_consistency.files.score_files import ScoreFile, read_scores, submission, write_scores
 from nni_nas_consistency.files.strict_json import Json
-from nni_nas_consistency.scoring.journal import Journal, SegmentScores, check_identity, read_journal
+from nni_nas_consistency.scoring.journal import Journal, SegmentScores, check_identity, present_identity, read_journal
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
 from nni_nas_consistency.scoring.scoring import METRICS, Metric, Progress, Score, Scorer, Scoring
+from nni_nas_consistency.scoring.trie import sortable
 from nni_nas_consistency.supernet.active import active_of
 from nni_nas_consistency.supernet.checkpoint import sha256_of, weights_sha256
 
 SEGMENT = 128
-"""Most archs of a segment: what a kill may cost, and what shares prefixes. Without a limit, 3 % less time."""
+"""Most archs per segment: what a killed run may lose, and what shares prefixes. Without a limit, 3 % less time."""
 
 Item = TypeVar("Item")
 
 ScorerName = Literal["prefix", "plain"]
 
 ShowProgress = Callable[[int, str], AbstractContextManager[Progress]]
-"""Given a number of pieces of work and their name, returns a progress callback that shows how many are done."""
+"""Given a total and the name of what is counted, returns a progress callback; its calls add up to the total."""
+
+Segments: TypeAlias = "Sequence[tuple[int, Sequence[str]]]"
+"""Index of each segment in the whole list, and the names of its archs."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +59,14 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise InputError(f"shard {self.index}/{self.count} does not exist; allowed are 1/{self.count} and up")
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Return the shard of a text like `2/8`.
-
-        Raises:
-            InputError: The text is none, or out of range.
-        """
-        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
-        if match is None:
-            raise InputError(f"shard {text!r} is not of the form I/N, such as 2/8")
-        return cls(int(match[1]), int(match[2]))
+            raise InputError(f"shard {self.index}/{self.count} does not exist; N shards are numbered 1/N to N/N")
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """Return this shard's part of a list."""
         return list(items)[self.index - 1 :: self.count]
 
     def journal(self, out: Path) -> Path:
-        """Return where the journal of this shard of the score file `out` is."""
+        """Return the path of this shard's journal, beside the score file `out`."""
         part = "" if self.count == 1 else f".shard{self.index}of{self.count}"
         return out.with_name(f"{out.stem}{part}.journal")
 
@@ -85,12 +76,12 @@ WHOLE = Shard(1, 1)
 
 @dataclass(frozen=True)
 class Scored:
-    """What scoring a shard has led to.
+    """The result of scoring a shard.
 
     Args:
-        scores: Its scores by name, in sorted order of the archs, by the metric that was asked for.
-        files: Score file, submission and the score file of the other metric; the journal instead, while other shards
-            are missing.
+        scores: Its scores by the metric that was asked for, name → score, in sorted order of the archs.
+        files: The score file, the submission, and the score file of the other metric; while other shards are missing,
+            the journal instead.
     """
 
     scores: dict[str, float]
@@ -100,9 +91,9 @@ class Scored:
 def segments_of(archs: Mapping[str, Arch]) -> list[list[str]]:
     """Return the names of a list in segments of neighbours in sorted order; the same for every shard of the list.
 
-    Scores of one segment are computed together, so that how a list is cut decides their last bits.
+    Scores of one segment are computed together, so the way a list is cut decides their last bits.
     """
-    names = sorted(archs, key=lambda name: [(type(choice).__name__, choice) for choice in archs[name].choices.values()])
+    names = sorted(archs, key=lambda name: sortable(tuple(archs[name].choices.values())))
     size = min(SEGMENT, math.ceil(len(names) / 8))
     return [names[first : first + size] for first in range(0, len(names), size)]
 
@@ -120,59 +111,72 @@ def score_list(
 ) -> Scored:
     """Score a list, or a shard of it; the last of several shards to finish merges all into one score file.
 
-    Every finished segment of archs is on disk at once, in a journal beside `out`: a run that was killed goes on when it
-    is started again, and ends with the same bytes (on a CPU, with as many threads). The journals are deleted when the
-    score file is there; a list that is scored already is left as it is.
+    Every finished segment is on disk at once, in a journal beside `out`: a killed run resumes when it is started again
+    and ends with the same bytes (on a CPU, with the same number of threads). The journals are deleted once the score
+    file is written; a list that is already scored with the same settings is left alone.
 
     Args:
         supernet: A space after `make_supernet`.
-        archs: The whole list, name → arch.
-        scoring: How.
+        archs: The whole list, name → arch; at least one.
+        scoring: How to score.
         out: The score file; a submission is written beside it, and a score file of the other metric.
-        provenance: What the scores come from, plain JSON values; a journal of another provenance is refused.
+        provenance: Where the scores come from, plain JSON values; a journal with a different provenance is refused.
         shard: Which part to score.
-        scorer: `prefix`, which falls back to `plain` for a space that is no chain; or `plain`.
-        progress: Shows the progress.
+        scorer: `prefix`, or `plain`, which also serves spaces that are no chain.
+        progress: Shows the progress, counted in archs.
 
     Raises:
-        FileError: A file cannot be written, or a journal was begun with other settings or is in use.
+        FileError: A file cannot be written, or a journal was written with different settings or is in use.
         InputError: There are more shards than segments.
         RuntimeError: A score is not finite.
     """
-    segments = segments_of(archs)
+    segments = list(enumerate(segments_of(archs)))
     if shard.count > len(segments):
         raise InputError(
-            f"{len(archs)} archs make {len(segments)} segments; give at most as many shards, not {shard.count}"
+            f"{len(archs)} archs make {len(segments)} segments, too few for {shard.count} shards; use fewer"
         )
-    score_segments: Scorer = score_one_by_one
-    if scorer == "prefix" and shares_prefixes(supernet):
-        score_segments = score_prefixes
-    made_from = {**provenance, **_fingerprints(supernet, archs, scoring)}
-    made_from |= {"segments": len(segments), "scorer": scorer}
-    identity: dict[str, Json] = json.loads(json.dumps(made_from))  # as it reads back
-    mine = shard.of(list(enumerate(segments)))
+    if not shares_prefixes(supernet):
+        scorer = "plain"
+    made_from = {**provenance, **_fingerprints(supernet, archs, scoring), "segments": len(segments), "scorer": scorer}
+    identity: dict[str, Json] = json.loads(json.dumps(made_from))  # as it will be read back
     codec = active_of(supernet).codec
+    mine = shard.of(segments)
     finished = _finished(out, identity, codec)
     if finished is not None:
         shard.journal(out).unlink(missing_ok=True)
-        return Scored(
-            {name: finished.scores[name][1] for _, names in mine for name in names}, _files(out, scoring.metric)
-        )
+        scores = {name: finished.scores[name][1] for _, names in mine for name in names}
+        return Scored(scores, _files(out, scoring.metric))
     with Journal(shard.journal(out), identity) as journal:
-        left = [(index, names) for index, names in mine if index not in journal.segments]
-        with progress(sum(len(names) for _, names in left), "archs") as advance:
-            todo = [[archs[name] for name in names] for _, names in left]
-            scored = score_segments(supernet, todo, scoring, progress=advance)
-            for (index, names), scores in zip(left, scored, strict=True):
-                _check_finite(names, scores)
-                journal.add(index, {metric: [score.of(metric) for score in scores] for metric in METRICS})
-        own = _by_name(mine, journal.segments, scoring.metric)
-    merged = merge_shards(out, shard.count, archs, identity) or _finished(out, identity, codec) is not None
-    return Scored(own, _files(out, scoring.metric) if merged else [shard.journal(out)])
+        missing = [(index, names) for index, names in mine if index not in journal.segments]
+        with progress(sum(len(names) for _, names in missing), "archs") as advance:
+            _score_segments(supernet, archs, missing, scoring, scorer=scorer, journal=journal, progress=advance)
+        scores = _by_name(mine, journal.segments, scoring.metric)
+    merged = merge_shards(out, shard.count, archs, identity)
+    if not merged:  # unless a shard that finished at the same moment has merged all, and deleted the journals
+        merged = _finished(out, identity, codec) is not None
+    return Scored(scores, _files(out, scoring.metric) if merged else [shard.journal(out)])
+
+
+def _score_segments(
+    supernet: ModelSpace,
+    archs: Mapping[str, Arch],
+    segments: Segments,
+    scoring: Scoring,
+    *,
+    scorer: ScorerName,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Score segments and add each to the journal as soon as it is finished."""
+    score: Scorer = score_prefixes if scorer == "prefix" else score_one_by_one
+    todo = [[archs[name] for name in names] for _, names in segments]
+    for (index, names), scores in zip(segments, score(supernet, todo, scoring, progress=progress), strict=True):
+        _check_finite(names, scores)
+        journal.add(index, {metric: [score.of(metric) for score in scores] for metric in METRICS})
 
 
 def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Mapping[str, Json]) -> bool:
-    """Merge the shards' journals into the score files, in the list's order, and delete them, if all are complete.
+    """Merge the journals of all shards into the score files, in the order of the list, and delete the journals.
 
     Whoever finishes last finds all of them complete; of two who finish at once, both write the same bytes.
 
@@ -183,13 +187,13 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
         identity: What was scored and how.
 
     Returns:
-        Whether the score file is written; not if shards are missing or unfinished.
+        Whether the score file is written; False while shards are missing or unfinished.
 
     Raises:
-        FileError: A shard was scored with other settings, or the score file cannot be written.
+        FileError: A shard was scored with different settings, or the score file cannot be written.
     """
     journals = [Shard(index, count).journal(out) for index in range(1, count + 1)]
-    segments = segments_of(archs)
+    segments = list(enumerate(segments_of(archs)))
     done: dict[int, SegmentScores] = {}
     for path in journals:
         written = read_journal(path)
@@ -199,7 +203,7 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
         done |= written.segments
     if len(done) < len(segments):
         return False
-    _write(out, archs, list(enumerate(segments)), done, identity)
+    _write(out, archs, segments, done, identity)
     for path in journals:
         path.unlink(missing_ok=True)
     return True
@@ -208,26 +212,35 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
 def _write(
     out: Path,
     archs: Mapping[str, Arch],
-    segments: Sequence[tuple[int, Sequence[str]]],
+    segments: Segments,
     done: Mapping[int, SegmentScores],
     identity: Mapping[str, Json],
 ) -> None:
-    """Write the score file last, since it is what says that all is done."""
+    """Write the score files; that of the wanted metric last, since it is what says that all is done."""
     wanted = cast("Metric", identity["metric"])
     for metric in METRICS:
-        if metric != wanted and all(metric in scores for scores in done.values()):  # journals of version 0.1 have one
-            scores = _by_name(segments, done, metric)
-            table = {name: (arch, scores[name]) for name, arch in archs.items()}
-            write_scores(_beside(out, metric), ScoreFile(table, {**identity, "metric": metric}))
-    scores = _by_name(segments, done, wanted)
-    score_file = ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, identity)
+        if metric == wanted:
+            continue
+        if all(metric in scores for scores in done.values()):
+            write_scores(_beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
+        else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
+            _beside(out, metric).unlink(missing_ok=True)
+    score_file = _score_file(archs, segments, done, identity)
     write_released(_beside(out, "submission"), submission(score_file))
     write_scores(out, score_file)
 
 
-def _by_name(
-    segments: Sequence[tuple[int, Sequence[str]]], done: Mapping[int, SegmentScores], metric: Metric
-) -> dict[str, float]:
+def _score_file(
+    archs: Mapping[str, Arch],
+    segments: Segments,
+    done: Mapping[int, SegmentScores],
+    identity: Mapping[str, Json],
+) -> ScoreFile:
+    scores = _by_name(segments, done, cast("Metric", identity["metric"]))
+    return ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, identity)
+
+
+def _by_name(segments: Segments, done: Mapping[int, SegmentScores], metric: Metric) -> dict[str, float]:
     scores: dict[str, float] = {}
     for index, names in segments:
         scores |= dict(zip(names, done[index][metric], strict=True))
@@ -239,24 +252,24 @@ def _beside(out: Path, what: str) -> Path:
 
 
 def _files(out: Path, metric: Metric) -> list[Path]:
-    """Return the files that are there: score file, submission, and the score file of the other metric."""
+    """Return the score file, the submission, and the score file of the other metric if there is one."""
     others = [_beside(out, other) for other in METRICS if other != metric]
     return [out, _beside(out, "submission"), *(path for path in others if path.is_file())]
 
 
 def _finished(out: Path, identity: Mapping[str, Json], codec: Codec) -> ScoreFile | None:
-    """Return the scores if they are all there already, made with these settings."""
+    """Return the score file if the whole list is already scored with these settings."""
     if not (out.is_file() and _beside(out, "submission").is_file()):
         return None
     try:
         scores = read_scores(out, codec)
-    except FileError:  # something else, which the score file will replace
+    except FileError:  # some other file, which the score file will replace
         return None
-    return scores if scores.provenance == identity else None
+    return scores if present_identity(scores.provenance) == identity else None
 
 
 def _fingerprints(supernet: ModelSpace, archs: Mapping[str, Arch], scoring: Scoring) -> dict[str, Json]:
-    """Return what tells one scoring from another: of weights, list and images their SHA-256."""
+    """Return what identifies a scoring: SHA-256 of weights, list and images, the settings, and the device."""
     source = scoring.calibration
     return {
         "weights": weights_sha256(supernet),
@@ -271,5 +284,7 @@ def _fingerprints(supernet: ModelSpace, archs: Mapping[str, Arch], scoring: Scor
 
 def _check_finite(names: Sequence[str], scores: Sequence[Score]) -> None:
     for name, score in zip(names, scores, strict=True):
-        if not (math.isfinite(score.loss) and math.isfinite(score.acc)):
-            raise RuntimeError(f"the score of {name} is {score}; the supernet has diverged: take an earlier checkpoint")
+        if not math.isfinite(score.loss):  # the accuracy always is
+            raise RuntimeError(
+                f"the loss of {name} is {-score.loss}; the supernet has diverged: take an earlier checkpoint"
+            )

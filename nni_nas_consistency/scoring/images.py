@@ -1,4 +1,4 @@
-"""Scoring on images: which views of a data set archs are scored on, normalised once and kept."""
+"""Scoring on a data set: which views of its images archs are scored on, normalised once and kept."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ def image_scoring(
     orders: int = 1,
     flip: bool = False,
 ) -> Scoring:
-    """Return how archs are scored on images, which are normalised once and kept.
+    """Return a `Scoring` on images, which are normalised once and kept.
 
     Args:
         test: The images to score on.
-        augmentation: Its mean and standard deviation are used, nothing else of it.
-        metric: `loss` or `acc`.
+        augmentation: Only its mean and standard deviation are used.
+        metric: The metric to rank by, `loss` or `acc`.
         bn: The batch-norm statistics.
-        batch_size: Images a batch; 512 in recipe nazarick.
-        train: Images for `bn="train"`.
-        dtype: Of the normalised images, and so of all features; statistics and losses of half precision are float32.
-        orders: How often each image is scored, at least 1: first in the order of the data set, then in shuffled ones.
-            The mean is so taken over this many compositions of its batch; for `bn="batch"` only.
-        flip: Whether each image is also scored mirrored, left to right, and the mean taken.
+        batch_size: Images per batch; 512 in recipe nazarick.
+        train: The images to estimate statistics from, for `bn="train"`.
+        dtype: Type of the normalised images and of all features; statistics and losses of half precision are float32.
+        orders: How often each image is scored, at least 1: first in the order of the data set, then in shuffled orders,
+            so that the score is a mean over as many compositions of its batch. More than 1 is for `bn="batch"` only.
+        flip: Whether each image is also scored mirrored, left to right; the score is the mean.
 
     Raises:
-        InputError: Several orders where no other image of a batch matters.
+        InputError: `orders` is less than 1; or more, where the other images of a batch have no influence.
     """
+    if orders < 1:
+        raise InputError(f"orders is {orders}; score each image at least once")
     if orders > 1 and (bn != "batch" or batch_size >= len(test)):
         raise InputError(
-            f"{orders} orders change nothing with statistics {bn!r} and {len(test)} images in batches of "
-            f"{batch_size}; several orders are for 'batch' and more than one batch"
+            f"{orders} orders change nothing with statistics {bn!r} and {len(test)} images in batches of {batch_size}; "
+            "several orders need bn='batch' and more than one batch"
         )
     views = [test, *(_shuffled(test, order) for order in range(1, orders))]
     views += [replace(view, x=view.x.flip(-1)) for view in views] if flip else []

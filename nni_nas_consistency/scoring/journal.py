@@ -1,8 +1,8 @@
-"""The journal of a shard: which segments of a list are scored, on disk at once, so that a killed run goes on.
+"""The journal of a shard: which segments of a list are scored, so that a killed run can be resumed.
 
-A text file: one line that says what is scored and how, then one for each finished segment. Whoever writes it holds its
-lock, which the system takes back from a process that dies. What a kill left of a line is cut off; no finished segment
-is lost. Journals of version 0.1, which hold one metric, are read and gone on with.
+A text file: one line that says what is scored and how, then one per finished segment, on disk as soon as it is
+finished. The writer holds a lock on the file, which the system releases when the process dies. A line that a kill cut
+off is dropped; no finished segment is lost. Journals of version 0.1, which hold one metric, are read and resumed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.strict_json import Json
@@ -22,19 +22,20 @@ from nni_nas_consistency.scoring.scoring import Metric
 
 FORMAT = "nni-nas-consistency journal 2"
 FORMAT_1 = "nni-nas-consistency journal 1"
+HEAD = b'{"format": "nni-nas-consistency journal '
 
 SegmentScores: TypeAlias = "Mapping[Metric, list[float]]"
 """The scores of a segment by metric, in the order of its archs."""
 
-SCORERS_OF_FORMAT_1 = {"score_prefixes": "prefix", "score_one_by_one": "plain"}
+SCORERS_OF_VERSION_0_1 = {"score_prefixes": "prefix", "score_one_by_one": "plain"}
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a journal holds.
+    """The content of a journal.
 
     Args:
-        identity: What is scored and how; None while the first line is not there.
+        identity: What is scored and how; None while the first line is missing.
         segments: The scores of each finished segment.
         length: Bytes up to the end of the last whole line.
     """
@@ -45,14 +46,14 @@ class Written:
 
 
 class Journal:
-    """A journal that this process writes; use it in a `with`.
+    """A journal that this process writes; use it in a `with` statement.
 
     Args:
-        path: The file; made if missing, gone on with if there.
+        path: The file; created if missing, resumed if there.
         identity: What is scored and how, plain JSON values: all that decides the scores.
 
     Raises:
-        FileError: The file is of another identity, is in use, is no journal, or cannot be written.
+        FileError: The file was written with different settings, is in use, is no journal, or cannot be written.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Json]) -> None:
@@ -64,7 +65,7 @@ class Journal:
             if written.identity is not None and written.segments:
                 check_identity(path, written.identity, identity)
                 os.ftruncate(self._file, written.length)
-            else:  # nothing is scored yet: what a run that failed at once was given binds no other
+            else:  # no segment is finished: settings of a run that failed at once bind nobody
                 os.ftruncate(self._file, 0)
                 self._append({"format": FORMAT, **identity})
         except BaseException:
@@ -80,10 +81,10 @@ class Journal:
         os.close(self._file)
 
     def add(self, index: int, scores: SegmentScores) -> None:
-        """Write the scores of a finished segment; when this returns, they are on disk.
+        """Write the scores of a finished segment; they are on disk when this returns.
 
         Raises:
-            FileError: There is no room; what was there before is kept.
+            FileError: The disk is full or fails; the segments written before are kept.
         """
         self._append([index, scores])
         self.segments[index] = scores
@@ -98,15 +99,15 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._file, end)
             raise FileError(
-                f"{self.path}: nothing more can be written ({error.strerror}); what was scored is kept: make room, and "
-                "give the same command again"
+                f"{self.path}: cannot be written any further ({error.strerror}); finished segments are kept: free some "
+                "space and run the same command again"
             ) from error
 
 
 def read_journal(path: Path) -> Written:
-    """Return what a journal holds, whether or not it is being written; a line that a kill cut off is left out.
+    """Return the content of a journal, even while it is being written; a line that a kill cut off is left out.
 
-    A file that is not there holds nothing.
+    A missing file counts as empty.
 
     Raises:
         FileError: The file cannot be read, or is no journal.
@@ -119,56 +120,81 @@ def read_journal(path: Path) -> Written:
         raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
+def present_identity(identity: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what version 0.1 wrote into journals and score files as it is written now; any other identity as it is."""
+    present = dict(identity)
+    if "blocks" in present:
+        present["segments"] = present.pop("blocks")
+        present["scorer"] = SCORERS_OF_VERSION_0_1.get(str(present.get("scorer")))
+    return present
+
+
+def check_identity(path: Path, written: Mapping[str, Json], wanted: Mapping[str, Json]) -> None:
+    """Raise `FileError`, which says what differs, if a journal does not have the wanted identity."""
+    different = []
+    for key in sorted(written.keys() | wanted.keys()):
+        if written.get(key) != wanted.get(key):
+            different.append(f"{key} {_shown(written.get(key))} instead of {_shown(wanted.get(key))}")
+    if different:
+        raise FileError(
+            f"{path}: was written with different settings: {', '.join(different)}; use the same settings, or delete "
+            "the file to score from scratch"
+        )
+
+
 def _parsed(content: bytes, path: Path) -> Written:
-    entries: list[object] = []
-    length = 0
-    for line in content.splitlines(keepends=True):
-        entry = _decoded(line)
-        if entry is None:
-            break
-        entries.append(entry)
-        length += len(line)
-    if not entries:
-        if content.strip(b"\0") and b"\n" in content:
-            raise FileError(f"{path}: is no journal of scores; move it away")
+    entries, length = _whole_entries(content)
+    if not entries and _is_torn_head(content):
         return Written(None, {}, 0)
-    identity, *rest = entries
-    if not isinstance(identity, dict) or identity.get("format") not in (FORMAT, FORMAT_1):
-        raise FileError(f"{path}: is no journal of scores; move it away")
-    if identity.pop("format") == FORMAT_1:
-        identity = _of_present_form(identity)
+    head = entries[0] if entries else None
+    if not isinstance(head, dict) or head.pop("format", None) not in (FORMAT, FORMAT_1):
+        raise _no_journal(path)
+    identity = present_identity(head)
     segments: dict[int, SegmentScores] = {}
-    for index, scores in cast("list[tuple[int, SegmentScores | list[float]]]", rest):
-        segments[index] = {identity["metric"]: scores} if isinstance(scores, list) else scores
+    for entry in entries[1:]:
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise _no_journal(path)
+        index, scores = entry
+        if isinstance(scores, list):  # version 0.1 has the wanted metric only
+            scores = {identity["metric"]: scores}
+        segments[index] = scores
     return Written(identity, segments, length)
 
 
-def _of_present_form(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity of a journal of format 1 as it is written now."""
-    identity["segments"] = identity.pop("blocks", None)
-    identity["scorer"] = SCORERS_OF_FORMAT_1.get(identity.get("scorer", ""), identity.get("scorer"))
-    return identity
+def _whole_entries(content: bytes) -> tuple[list[object], int]:
+    """Return the entries before the first line that a kill cut off, and the bytes that they take."""
+    entries: list[object] = []
+    length = 0
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+        length += len(line)
+    return entries, length
+
+
+def _is_torn_head(content: bytes) -> bool:
+    """Return whether this is all that a kill, or a crash of the machine, left of a first line."""
+    written = content.rstrip(b"\0")
+    return b"\n" not in written and (HEAD.startswith(written) or written.startswith(HEAD))
+
+
+def _no_journal(path: Path) -> FileError:
+    return FileError(f"{path}: is not a scoring journal; move it away, or choose another name for the score file")
 
 
 def _content(file: int) -> bytes:
-    """Return what an open file holds; its path may be gone by now."""
+    """Return the content of an open file; its path may be gone by now."""
     with open(os.dup(file), "rb") as copy:
         copy.seek(0)
         return copy.read()
 
 
-def _decoded(line: bytes) -> object:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        entry: object = json.loads(line)
-    except ValueError:
-        return None
-    return entry
-
-
 def _locked(path: Path) -> int:
-    """Return the file, open and locked; a file that its last writer has just deleted is not it."""
+    """Return the file, open and locked; not one that another writer has just deleted, having merged it."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -178,7 +204,9 @@ def _locked(path: Path) -> int:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(file)
-            raise FileError(f"{path}: another process is scoring this shard; wait for it, or take another") from error
+            raise FileError(
+                f"{path}: another process is scoring this shard; wait for it, or score another shard"
+            ) from error
         except OSError as error:
             os.close(file)
             raise FileError(f"{path}: cannot be locked ({error.strerror}); put --out on a local disk") from error
@@ -188,19 +216,6 @@ def _locked(path: Path) -> int:
         except FileNotFoundError:
             pass
         os.close(file)
-
-
-def check_identity(path: Path, written: Mapping[str, Json], wanted: Mapping[str, Json]) -> None:
-    """Raise `FileError`, which says what differs, if a journal is not of the wanted identity."""
-    different = [
-        f"{key} {_shown(written.get(key))}, not {_shown(wanted.get(key))}"
-        for key in sorted(written.keys() | wanted.keys())
-        if written.get(key) != wanted.get(key)
-    ]
-    if different:
-        raise FileError(
-            f"{path}: was begun with {'; '.join(different)}. Go on with the same, or delete the file to score anew"
-        )
 
 
 def _shown(value: Json) -> str:

@@ -10,10 +10,11 @@ from typing import cast
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.scoring.plain import evaluation_mode
 from nni_nas_consistency.spaces.chain import ChainSpace, Link, State
 from nni_nas_consistency.supernet.active import Run, active_of
 from nni_nas_consistency.supernet.statistics import Running
@@ -21,20 +22,20 @@ from nni_nas_consistency.supernet.statistics import Running
 SHARE_OF_FREE_MEMORY = 0.5
 OWN_GROUP, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 CPU_BUNDLE_ELEMENTS = 2**21
-"""Features of one link that archs side by side may have on a CPU. 64 archs on digits took 1.47 s one by one, 0.74 by
-eights, 0.68 by 27, which this comes to, and 0.84 all at once; on CIFAR each arch is alone."""
+"""Most features of one link that a bundle of archs has on a CPU. 64 archs on digits took 1.47 s with one arch per
+bundle, 0.74 with 8, 0.68 with 27, which this value gives, and 0.84 with 64; on CIFAR a bundle is one arch."""
 GPU_BUNDLE_ELEMENTS = 2**26
-"""Features of one link that fill a GPU: 128 MiB in half precision, 30 µs to read where a launch takes 5."""
+"""Most features of one link on a GPU: 128 MiB in half precision, which take 30 µs to read where a launch takes 5."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageChunk:
-    """Equally large batches that run at once.
+    """Batches of one size that run at once.
 
     Args:
         images: [batches · B, C, H, W], channels-last.
         labels: int64 [batches · B].
-        batches: How many batches these are; with `bn="batch"` each has statistics of its own.
+        batches: The number of batches; with `bn="batch"` each has its own statistics.
     """
 
     images: Tensor
@@ -47,26 +48,26 @@ class Layout:
     """What runs at once.
 
     Args:
-        batches: Most batches of a chunk.
-        bundle: Most archs that walk side by side.
+        batches: Most batches per chunk.
+        bundle: Most archs per bundle, which run side by side; archs that cannot be stacked run alone.
     """
 
     batches: int = 1
     bundle: int = 1
 
     def halved(self) -> Layout:
-        """Return a layout of about half the memory.
+        """Return a layout that needs about half the memory.
 
         Raises:
             InputError: This is the smallest one.
         """
         if self.batches * self.bundle == 1:
-            raise InputError("the memory does not hold one batch of images; give smaller batches")
+            raise InputError("the memory does not hold one batch of images; use smaller batches")
         return Layout(-(-self.batches // 2), -(-self.bundle // 2))
 
 
 def image_chunks(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> list[ImageChunk]:
-    """Return batches joined into chunks of at most `most` equally large ones, in order."""
+    """Return batches joined into chunks of at most `most` batches of one size, in order."""
     chunks = []
     for _, alike in groupby(batches, key=lambda batch: len(batch[1])):
         while part := list(islice(alike, most)):
@@ -76,56 +77,58 @@ def image_chunks(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> list[Im
 
 
 def layout_for(supernet: ChainSpace, archs: Sequence[Arch], images: Tensor, batches: int) -> Layout:
-    """Return what to run at once, from the memory that is free where the images are.
+    """Return what to run at once, given the free memory of the device that holds the images.
 
-    A walk holds two states a link (what came out, and what was cut from it) and four temporary ones: at most those of
-    the largest net, 1.8 MB an image for ResNet20 in float32, times images, times archs side by side.
+    A walk holds two states per link (its output, and what was cut from it) and four temporary ones: at most those of
+    the largest arch (1.8 MB per image for ResNet20 in float32), times images, times archs side by side.
 
     Args:
         supernet: A chain space after `make_supernet`.
-        archs: The archs that will be scored.
+        archs: The archs that will be scored; needed where the space declares no largest one.
         images: One batch, [B, C, H, W].
         batches: How many batches there are.
 
     Raises:
         InputError: Not even one batch fits.
     """
-    per_link = features_per_image(supernet, supernet.domain.largest or archs[0], images[:1])
+    largest = [supernet.domain.largest] if supernet.domain.largest is not None else archs
+    per_link = max((features_per_image(supernet, arch, images[:1]) for arch in largest), key=sum)
     needed = (2 * sum(per_link) + 4 * max(per_link)) * images.element_size() * len(images)
     room = int(SHARE_OF_FREE_MEMORY * free_memory(images.device))
     if needed > room:
         raise InputError(
             f"a batch of {len(images)} images needs {needed / 1e9:.1f} GB; of the {2 * room / 1e9:.1f} GB free "
-            "half may be used: give smaller batches"
+            "half may be used: use smaller batches"
         )
     on_gpu = images.device.type == "cuda"
     joined = min(batches, room // needed) if on_gpu else 1
     filled = joined * len(images) * sum(per_link) // len(per_link)
     wanted = (GPU_BUNDLE_ELEMENTS if on_gpu else CPU_BUNDLE_ELEMENTS) // filled
-    if not supernet.can_stack(archs):
-        return Layout(joined, 1)
     return Layout(joined, max(1, min(wanted, room // (needed * joined))))
 
 
 @torch.no_grad()
 def features_per_image(supernet: ChainSpace, arch: Arch, image: Tensor) -> list[int]:
-    """Return how many numbers each link of an arch puts out for one image, [1, C, H, W]."""
+    """Return the number of features that each link of an arch puts out for one image, [1, C, H, W]."""
     active = active_of(supernet)
     before = active.run
     active.run = Run((arch,), Running())
     features = []
     state: State = image
     try:
-        for link in cast("Sequence[Link]", supernet.links):
-            state = link(state) if link.key(arch) is not None else state
-            features.append((state[0] if isinstance(state, tuple) else state).numel())
+        with evaluation_mode(cast("nn.Module", supernet)):
+            for link in cast("Sequence[Link]", supernet.links):
+                if link.key(arch) is not None:
+                    state = link(state)
+                own = state[0] if isinstance(state, tuple) else state
+                features.append(own.numel())
     finally:
         active.run = before
     return features
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes free on a device; on a CPU, no more than the process's control group (version 2) leaves."""
+    """Return the free bytes of a device; on a CPU, no more than the cgroup (version 2) of this process leaves."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -133,12 +136,12 @@ def free_memory(device: torch.device) -> int:
     try:
         (name,) = (line[3:] for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
         return min(free, _left_by(CONTROL_GROUPS / name.lstrip("/")))
-    except (OSError, ValueError):  # no such group, or one without a limit
+    except (OSError, ValueError, KeyError):  # no such group, or one without a limit
         return free
 
 
 def _left_by(group: Path) -> int:
-    """Return what a control group may still use; files that it has merely read can be dropped."""
+    """Return the bytes that a cgroup may still use; its page cache counts as free, since it can be dropped."""
     limit = int((group / "memory.max").read_text())
     used = int((group / "memory.current").read_text())
     statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""The plain scorer: one arch at a time, batch by batch, any space. What faster scorers must agree with."""
+"""The plain scorer: one arch at a time, batch by batch, for any space. The reference for faster scorers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def score_archs(supernet: ModelSpace, archs: Iterable[Arch | Sample], scoring: S
     Args:
         supernet: A space after `make_supernet`.
         archs: The archs to score.
-        scoring: How.
+        scoring: How to score.
     """
     for arch in archs:
         with active_subnet(supernet, arch):
@@ -54,15 +54,15 @@ def score_archs(supernet: ModelSpace, archs: Iterable[Arch | Sample], scoring: S
 
 @torch.no_grad()
 def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[Score], object] | None = None) -> Score:
-    """Return the score of a network as it stands: an extracted subnet, or a supernet with its active one.
+    """Return the score of a network: an extracted subnet, or a supernet that runs its active subnet.
 
     Args:
         network: The network.
-        scoring: How.
-        report: Gets the mean score so far after every batch.
+        scoring: How to score.
+        report: Called after every batch with the mean score so far.
 
     Raises:
-        ValueError: There is no image to score.
+        ValueError: There is no image to score on, or none to estimate statistics from.
     """
     loss, right, images_seen = 0.0, 0.0, 0
     score = Score(0.0, 0.0)
@@ -80,7 +80,7 @@ def score_network(network: nn.Module, scoring: Scoring, *, report: Callable[[Sco
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and each module back into the mode that it had."""
+    """Put a network into evaluation mode; restore the mode of each module afterwards."""
     before = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

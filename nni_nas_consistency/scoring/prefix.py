@@ -1,7 +1,8 @@
-"""The fast scorer: archs share the links in which their prefixes agree. Equal to `plain.py` to rounding.
+"""The fast scorer: archs share the links in which their prefixes agree. Equal to `plain.py` up to rounding.
 
-Valid because a link's statistics depend on its prefix alone: those of each batch, the supernet's running ones, and
-those re-estimated over a whole set, link by link. How archs share is in `trie.py`, what runs at once in `memory.py`.
+Valid because a link's batch-norm statistics depend on its prefix alone: those of each batch, the supernet's running
+ones, and those re-estimated over a whole set, link by link. How archs share is in `trie.py`, what runs at once in
+`memory.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TypeAlias, cast
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
-from torch import nn
+from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.scoring.memory import ImageChunk, Layout, image_chunks, layout_for
@@ -26,7 +27,7 @@ from nni_nas_consistency.supernet.modules import ElasticBatchNorm2d
 from nni_nas_consistency.supernet.statistics import Estimates, OfEachBatch, Recording, Running, Statistics, batch_norms
 
 StatisticsOfRun: TypeAlias = "Callable[[Hashable], Statistics]"
-"""Gives what batch norms normalise with in one run of a link."""
+"""Returns what batch norms normalise with in one run of a link."""
 
 
 def shares_prefixes(space: ModelSpace) -> bool:
@@ -50,89 +51,120 @@ def score_prefixes(
     Args:
         supernet: A chain space after `make_supernet`.
         segments: The archs to score; a segment takes least time if its archs are neighbours in sorted order.
-        scoring: How.
+        scoring: How to score.
         progress: Progress callback; the calls add up to the number of archs, unless the memory ran out in between.
-        layout: What runs at once; None: what fits the free memory, and half of that if it does not after all.
+        layout: What runs at once; None: what fits the free memory. Where that runs out after all, half is tried.
 
     Raises:
-        InputError: Half of the free memory does not hold one batch.
+        InputError: The memory does not hold one batch.
         TypeError: The space is no chain of links, or has batch norms that are not elastic.
-        ValueError: There is no image to score.
+        ValueError: The space is no supernet; or there is no image to score on, or none to estimate statistics from.
     """
     if not shares_prefixes(supernet):
         raise TypeError(f"{type(supernet).__name__} is no chain whose prefixes can be shared; use the plain scorer")
     space = cast("ChainSpace", supernet)
-    batches = list(scoring.test())
-    if not batches:
-        raise ValueError("no images to score on")
     images = None
     for archs in segments:
         if layout is None:
+            batches = _scored_batches(scoring)
             layout = layout_for(space, archs, batches[0][0], len(batches))
         scores = None
         while scores is None:
             try:
                 images = images or _images(scoring, layout)
-                scores = _score_segment(space, archs, images, layout, progress)
+                scores = _score_segment(space, archs, images, layout.bundle, progress)
             except torch.cuda.OutOfMemoryError:  # anew from the top, when this error no longer holds what filled it
                 layout, images = layout.halved(), None
         yield scores
 
 
+def _scored_batches(scoring: Scoring) -> list[tuple[Tensor, Tensor]]:
+    batches = list(scoring.test())
+    if not batches:
+        raise ValueError("no images to score on")
+    return batches
+
+
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """The images of a scoring, joined into chunks."""
+    """The images of a scoring, joined into chunks.
 
-    scored: list[ImageChunk]
-    calibration: list[ImageChunk]
+    Args:
+        scoring: How to score.
+        calibration: What batch-norm statistics are re-estimated from; empty if they are not.
+        scored: What archs are scored on.
+    """
+
     scoring: Scoring
+    calibration: list[ImageChunk]
+    scored: list[ImageChunk]
 
-    @property
-    def count(self) -> int:
-        return sum(len(chunk.labels) for chunk in [*self.scored, *self.calibration])
+    def statistics(self, estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:
+        """Return what batch norms normalise with while a chunk is scored."""
+        if self.scoring.bn == "batch":
+            return lambda run: OfEachBatch(chunk.batches)
+        if self.scoring.bn == "supernet":
+            return lambda run: Running()
+        return estimates.of_run
 
 
 def _images(scoring: Scoring, layout: Layout) -> _Images:
-    source = scoring.calibration
-    calibration = [] if source is None else image_chunks(source(), layout.batches)
-    return _Images(image_chunks(scoring.test(), layout.batches), calibration, scoring)
+    calibration: list[ImageChunk] = []
+    if scoring.calibration is not None:
+        calibration = image_chunks(scoring.calibration(), layout.batches)
+        if not calibration:
+            raise ValueError("no images to estimate batch-norm statistics from")
+    return _Images(scoring, calibration, image_chunks(_scored_batches(scoring), layout.batches))
 
 
 @torch.no_grad()
 def _score_segment(
-    supernet: ChainSpace, archs: Sequence[Arch], images: _Images, layout: Layout, progress: Progress
+    supernet: ChainSpace, archs: Sequence[Arch], images: _Images, bundle: int, progress: Progress
 ) -> list[Score]:
     """Return the scores of archs, in their order."""
     distinct = sorted_by_keys(supernet, archs)
-    done_by_one_image = len(archs) / len(distinct) / images.count
-    seen = sum(len(chunk.labels) for chunk in images.scored)
+    bundle = bundle if supernet.can_stack(distinct) else 1
+    images_scored = _image_count(images.scored)
+    passes = len(distinct) * (images_scored + _image_count(images.calibration))
+
+    def report(done: int) -> None:
+        progress(len(archs) * done / passes)
+
     totals = torch.zeros(2, len(distinct), dtype=torch.float64, device=images.scored[0].images.device)
     with evaluation_mode(cast("nn.Module", supernet)), _run_put_back(supernet):
         estimates = Estimates(sum(chunk.batches for chunk in images.calibration))
         for chunk in images.calibration:
-            for first, end, _ in Walk(supernet, distinct, layout.bundle, chunk, _recording(estimates, chunk)).leaves():
-                progress(done_by_one_image * (end - first) * len(chunk.labels))
+            for places, _ in Walk(supernet, distinct, bundle, chunk, _recording(estimates, chunk)).leaves():
+                report(len(places) * len(chunk.labels))
         for chunk in images.scored:
-            statistics = _scoring_with(images.scoring, estimates, chunk)
-            for first, end, logits in Walk(supernet, distinct, layout.bundle, chunk, statistics).leaves():
-                scores = image_scores(logits, chunk.labels.repeat(end - first))
-                totals[:, first:end] += scores.double().view(2, end - first, -1).sum(2)
-                progress(done_by_one_image * (end - first) * len(chunk.labels))
-    means = (totals / seen).T.tolist()
-    of_keys = {keys_of(supernet, arch): Score(*mean) for arch, mean in zip(distinct, means, strict=True)}
-    return [of_keys[keys_of(supernet, arch)] for arch in archs]
+            totals += _summed_scores(
+                Walk(supernet, distinct, bundle, chunk, images.statistics(estimates, chunk)), report
+            )
+    means = (totals / images_scored).T.tolist()
+    score_of = {keys_of(supernet, arch): Score(*mean) for arch, mean in zip(distinct, means, strict=True)}
+    return [score_of[keys_of(supernet, arch)] for arch in archs]
+
+
+def _summed_scores(walk: Walk, report: Callable[[int], None]) -> Tensor:
+    """Return the scores of the archs of a walk, summed over its images: float64 [2, archs]."""
+    labels = walk.chunk.labels
+    order: list[int] = []
+    sums = []
+    for places, logits in walk.leaves():
+        scores = image_scores(logits, labels.repeat(len(places)))
+        sums.append(scores.double().view(2, len(places), -1).sum(2))
+        order += places
+        report(len(places) * len(labels))
+    place_of = sorted(range(len(order)), key=order.__getitem__)
+    return torch.cat(sums, 1)[:, place_of]
+
+
+def _image_count(chunks: Sequence[ImageChunk]) -> int:
+    return sum(len(chunk.labels) for chunk in chunks)
 
 
 def _recording(estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:
     return lambda run: Recording(estimates.of_run(run), chunk.batches)
-
-
-def _scoring_with(scoring: Scoring, estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:
-    if scoring.bn == "batch":
-        return lambda run: OfEachBatch(chunk.batches)
-    if scoring.bn == "supernet":
-        return lambda run: Running()
-    return estimates.of_run
 
 
 @contextmanager

@@ -19,10 +19,10 @@ Metric = Literal["loss", "acc"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 BatchSource = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Gives the batches anew at each call: images float [B, C, H, W], labels int64 [B]."""
+"""Returns the batches, anew at each call: images float [B, C, H, W], labels int64 [B]."""
 
 Progress = Callable[[float], None]
-"""Progress callback: gets the number of archs done since the last call, which may be a part of one."""
+"""Progress callback: called with the number of archs done since the last call, which may be fractional."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Scoring:
     """How archs are scored.
 
     Args:
-        metric: `loss`: negative mean cross-entropy, which ranked better in recipe nazarick; `acc`: top-1 accuracy, 0–1.
-        bn: The batch-norm statistics.
-        test: The batches that are scored; with `bn="batch"` their composition matters.
-        train: The batches that statistics are estimated from, for `bn="train"`.
+        metric: The metric to rank by. `loss`: negative mean cross-entropy, as recipe nazarick ranks; `acc`: top-1
+            accuracy, 0–1.
+        bn: The batch-norm statistics; see `supernet.statistics`.
+        test: The batches to score on; with `bn="batch"` their composition matters.
+        train: The batches to estimate statistics from, for `bn="train"`.
 
     Raises:
         InputError: metric or bn is none of those allowed, or `bn="train"` has no training batches.
@@ -54,13 +55,13 @@ class Scoring:
 
     @property
     def calibration(self) -> BatchSource | None:
-        """Where batch-norm statistics are estimated from, or None if they are not."""
+        """The batches that batch-norm statistics are estimated from, or None if they are not estimated."""
         return {"train": self.train, "test": self.test}.get(self.bn)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What an arch reached on the scored images; higher is better.
+    """The score of an arch by both metrics; higher is better.
 
     Args:
         loss: Negative mean cross-entropy.
@@ -71,12 +72,12 @@ class Score:
     acc: float
 
     def of(self, metric: Metric) -> float:
-        """Return the score by a metric."""
+        """Return the score by one metric."""
         return self.loss if metric == "loss" else self.acc
 
 
 class Scorer(Protocol):
-    """What scores archs: `prefix.score_prefixes`, or `plain.score_one_by_one`, the reference."""
+    """A function that scores archs: `prefix.score_prefixes`, or `plain.score_one_by_one`, the reference."""
 
     def __call__(
         self, supernet: ModelSpace, segments: Iterable[Sequence[Arch]], scoring: Scoring, *, progress: Progress
@@ -85,8 +86,8 @@ class Scorer(Protocol):
 
         Args:
             supernet: A space after `make_supernet`.
-            segments: The archs, in parts of a sorted list: neighbours may share work, segments share none.
-            scoring: How.
+            segments: The archs, as parts of a sorted list; archs of one segment may share work.
+            scoring: How to score.
             progress: Progress callback.
         """
 
