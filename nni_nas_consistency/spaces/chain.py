@@ -7,28 +7,30 @@ strategy can run the space; `make_supernet` turns it into a weight-sharing netwo
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import nni
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import torch
-from nni.mutable import Mutable, Sample, SampleValidationError
+from nni.mutable import LabeledMutable, Mutable, Sample, SampleValidationError
 from nni.mutable.annotation import Constraint
-from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.nn.pytorch import InputChoice, ModelSpace, MutableModule
 from nni.nas.oneshot.pytorch.strategy import is_supernet
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.space import current_model, model_context
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.cost import Cost, CostedLink, chain_cost
 from nni_nas_consistency.archs.domains import Constraint as DomainConstraint
 from nni_nas_consistency.archs.domains import Domain
-from nni_nas_consistency.supernet.active import Active
+from nni_nas_consistency.supernet.active import Active, Resolved
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
-from nni_nas_consistency.supernet.modules import Branching, Elastic, ElasticLayerNorm
-from nni_nas_consistency.supernet.nni_modules import nni_choice
+from nni_nas_consistency.supernet.modules import Branching, Elastic, ElasticInputChoice, differ_by_width_alone
+from nni_nas_consistency.supernet.nni_modules import choices_of, nni_choice
 
 State: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What goes from link to link: features [B, C, H, W], and behind them what is carried along."""
@@ -69,17 +71,20 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         self.image_size = image_size
         self.links = nn.ModuleList()
         self.active = None
-        self.allowed: dict[str, tuple[Choice, ...]] = {}
-        """What each label that the network reads can be."""
         context = current_model()
         self.frozen_arch = None if context is None else self.codec.arch(context)
         """In a frozen space, the arch that it is."""
 
     def choice(self, label: str) -> Any:
-        """Return NNI's choice for a label of the domain; labels without one are written but never read."""
-        (variable,) = [variable for variable in self.domain.variables if label in variable.sets]
-        self.allowed[label] = variable.choices
-        return nni.choice(label, list(variable.choices))
+        """Return NNI's choice for a label of the domain, a number of channels or of modules, say.
+
+        Raises:
+            ValueError: The domain has no such label.
+        """
+        for variable in self.domain.variables:
+            if label in variable.sets:
+                return nni.choice(label, list(variable.choices))
+        raise ValueError(f"{self.codec.space} has no variable that sets {label!r}; add it to the domain")
 
     def add_mutable(self, mutable: Any) -> Any:
         """Register a mutable, as NNI does; a constraint becomes one of the domain too, so that samplers honour it."""
@@ -95,10 +100,18 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
             state = link(state)
         return state
 
+    @cached_property
+    def allowed(self) -> dict[str, tuple[Choice, ...]]:
+        """What each label that the network reads can be."""
+        return choices_of(self)
+
+    @cached_property
+    def _choices(self) -> dict[str, LabeledMutable]:
+        return {label: choice for label, choice in self.simplify().items() if not isinstance(choice, Constraint)}
+
     def sample(self, arch: Arch) -> dict[str, Any]:
-        """Return NNI's sample of an arch: label → choice, of those that the network reads."""
-        choices = arch.sample
-        return {label: choices[label] for label in self.allowed}
+        """Return NNI's sample of an arch: label → choice, of those labels that the network reads."""
+        return {label: nni_choice(choice, arch.choices[label]) for label, choice in self._choices.items()}
 
     def arch(self, sample: Sample) -> Arch:
         """Return the arch of a sample; what the code writes but the network never reads is filled in.
@@ -131,18 +144,22 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         return chain_cost(cast("list[CostedLink]", self.links), arch, self.image_size)
 
     def can_stack(self, archs: Sequence[Arch]) -> bool:
-        """Return whether archs use the same modules, in which they differ by width alone."""
-        modules = list(cast("nn.Module", self).modules())
-        if any(isinstance(module, BaseSuperNetModule) and not isinstance(module, Elastic) for module in modules):
+        """Return whether archs use the same modules, in which they differ by width alone.
+
+        Between layers, a stacked batch has zeros in the channels that an arch lacks, behind those that it has. A space
+        whose own code puts something else there (a sigmoid, a concatenation of features of several widths) overrides
+        this and returns False.
+        """
+        stacking = self._stacking if self.active is not None else _Stacking.of(self)
+        if not stacking.possible:
             return False
-        if any(isinstance(module, ElasticLayerNorm) and module.width.varies for module in modules):
-            return False
-        branching = [module for module in modules if isinstance(module, Branching)]
-        first = [[name for name, _ in module.subnet_children(archs[0])] for module in branching]
-        for arch in archs[1:]:
-            if [[name for name, _ in module.subnet_children(arch)] for module in branching] != first:
-                return False
-        return True
+        decided = [stacking.decided(arch) for arch in archs]
+        return all(other == decided[0] for other in decided)
+
+    @cached_property
+    def _stacking(self) -> _Stacking:
+        """What stacking depends on in a supernet, whose modules stay the same."""
+        return _Stacking.of(self)
 
     def freeze(self, sample: Sample) -> ChainSpace:
         """Return the subnet of a sample, built of plain torch layers.
@@ -152,6 +169,10 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         Raises:
             SampleValidationError: The sample lacks a label, has a choice that is not allowed, or breaks a constraint.
         """
+        sample = {
+            label: nni_choice(self._choices[label], sample[label]) if label in self._choices else choice
+            for label, choice in sample.items()
+        }
         self.validate(sample)
         if self.active is None and is_supernet(self):  # NNI's own supernet modules know how to freeze themselves
             return cast("ChainSpace", super().freeze(sample))
@@ -166,9 +187,10 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
     def check_contains(self, sample: Sample) -> SampleValidationError | None:
         """Return what is wrong with a sample, or None; NNI's own walk over all modules takes milliseconds."""
         for label, allowed in self.allowed.items():
-            if label not in sample or sample[label] not in allowed:
+            choice = sample.get(label)
+            if (tuple(choice) if isinstance(choice, list) else choice) not in allowed:
                 return SampleValidationError(
-                    f"{label} is {sample.get(label)}; {self.codec.space} allows {', '.join(map(str, allowed))}"
+                    f"{label} is {choice}; {self.codec.space} allows {', '.join(map(str, allowed))}"
                 )
         for constraint in self.mutables:
             error = constraint.check_contains(sample)
@@ -181,6 +203,50 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         with model_context(sample):
             frozen: ChainSpace = type(self)(*self.trace_args, **arguments)
         return frozen
+
+
+@dataclass(frozen=True)
+class _Stacking:
+    """What decides whether archs can run as one stacked batch.
+
+    Args:
+        possible: Whether any can.
+        choices: Choices that stacked archs must share, as they decide more than a width.
+        branching: Modules of which stacked archs must have the same children.
+    """
+
+    possible: bool
+    choices: Sequence[Resolved]
+    branching: Sequence[Branching]
+
+    @classmethod
+    def of(cls, space: ChainSpace) -> _Stacking:
+        """Return that of a space, or of a supernet."""
+        modules = list(cast("nn.Module", space).modules())[1:]
+        choices = [
+            Resolved(mutable)
+            for module in modules
+            if isinstance(module, MutableModule) and not differ_by_width_alone(module)
+            for mutable in module.mutables
+        ]
+        possible = not any(_runs_one_arch(module, supernet=space.active is not None) for module in modules)
+        return cls(possible, choices, [module for module in modules if isinstance(module, Branching)])
+
+    def decided(self, arch: Arch) -> tuple[list[Any], list[list[str]]]:
+        """Return what an arch decides, which must be the same for all of a stack."""
+        children = [[name for name, _ in module.subnet_children(arch)] for module in self.branching]
+        return [choice.at(arch) for choice in self.choices], children
+
+
+def _runs_one_arch(module: nn.Module, *, supernet: bool) -> bool:
+    """Return whether a module mixes up the archs of a stacked batch."""
+    if isinstance(module, (InputChoice, ElasticInputChoice)):
+        return bool(
+            module.reduction == "concat"
+        )  # of inputs of several widths, absent channels would not be the last ones
+    if isinstance(module, BaseSuperNetModule):
+        return not isinstance(module, Elastic)
+    return supernet and isinstance(module, _BatchNorm)
 
 
 def constraint_of(mutable: Mutable) -> DomainConstraint:

@@ -58,14 +58,24 @@ def scaled_sum(terms: Terms, shift: Tensor, *, relu: bool) -> Tensor:
     return _features(y, terms[0][0])
 
 
-class Normalised:
-    """The output of a batch norm that is not computed yet: Σ scale · x + shift.
+def _of_tensors(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return an operator of tensors as one of `Normalised`: Python looks operators up in the class alone."""
 
-    While a scorer runs, batch norms return this instead of a tensor, so that an addition and a ReLU that follow cost
-    no pass over memory of their own. Whatever else is done with it computes the tensor first, as it would have been.
+    def operator(*operands: Any) -> Tensor:
+        return method(*(each.tensor() if isinstance(each, Normalised) else each for each in operands))
+
+    return operator
+
+
+class Normalised:
+    """The output of a batch norm, not computed yet: Σ scale · x + shift. It is used once, or like a tensor.
+
+    While the prefix scorer runs, batch norms return this instead of a tensor, so that an addition of features of the
+    same shape and a ReLU that follow need no pass over memory of their own; both take the terms, which are gone then.
+    Whatever else is done with it computes the tensor first, after which it is used like any tensor.
 
     Args:
-        terms: The features, which the ReLU may overwrite, and their scales; the first has one.
+        terms: The features, which may be overwritten, and their scales; the first has one.
         shift: [groups, C].
     """
 
@@ -73,6 +83,7 @@ class Normalised:
         self._terms: Terms | None = terms
         self._shift = shift
         self._tensor: Tensor | None = None
+        self._dtype = terms[0][0].dtype
         self.shape = terms[0][0].shape
 
     def tensor(self) -> Tensor:
@@ -87,14 +98,24 @@ class Normalised:
             return self._tensor.relu()
         return scaled_sum(self._take_terms(), self._shift, relu=True)
 
-    def __add__(self, other: Normalised | Tensor) -> Normalised | Tensor:
-        if self._tensor is not None:
-            return self._tensor + (other.tensor() if isinstance(other, Normalised) else other)
+    def __add__(self, other: Any) -> Any:
+        if self._tensor is not None or other is self or not self._is_like(other):
+            return self.tensor() + (other.tensor() if isinstance(other, Normalised) else other)
         if isinstance(other, Normalised):
-            return Normalised([*self._take_terms(), *other._take_terms()], self._shift + other._shift)
+            if other._tensor is None:
+                return Normalised([*self._take_terms(), *other._take_terms()], self._shift + other._shift)
+            other = other._tensor
         return Normalised([*self._take_terms(), (other, None)], self._shift)
 
     __radd__ = __add__
+
+    __neg__, __abs__ = _of_tensors(Tensor.neg), _of_tensors(Tensor.abs)
+    __sub__, __rsub__ = _of_tensors(Tensor.sub), _of_tensors(Tensor.__rsub__)
+    __mul__, __rmul__ = _of_tensors(Tensor.mul), _of_tensors(Tensor.mul)
+    __truediv__, __rtruediv__ = _of_tensors(Tensor.div), _of_tensors(Tensor.__rtruediv__)
+    __lt__, __le__ = _of_tensors(Tensor.lt), _of_tensors(Tensor.le)
+    __gt__, __ge__ = _of_tensors(Tensor.gt), _of_tensors(Tensor.ge)
+    __pow__ = _of_tensors(Tensor.pow)
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.tensor()[index]
@@ -111,6 +132,12 @@ class Normalised:
             return first + second
         plain = tree_map(lambda value: value.tensor() if isinstance(value, cls) else value, (args, kwargs or {}))
         return function(*plain[0], **plain[1])
+
+    def _is_like(self, other: Any) -> bool:
+        """Return whether an addition needs no broadcasting and no other type."""
+        if isinstance(other, Normalised):
+            return other.shape == self.shape and (other._tensor is not None or other._dtype == self._dtype)
+        return isinstance(other, Tensor) and other.shape == self.shape and other.dtype == self._dtype
 
     def _take_terms(self) -> Terms:
         terms, self._terms = self._terms, None

@@ -14,7 +14,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.supernet.active import Sample, active_of, arch_of
 from nni_nas_consistency.supernet.make import Chain
 from nni_nas_consistency.supernet.modules import Branching, Elastic, Sliced
-from nni_nas_consistency.supernet.nni_modules import exact_freeze, frozen_subnet
+from nni_nas_consistency.supernet.nni_modules import frozen_subnet
 
 
 def sub_state_dict(supernet: ModelSpace, arch: Arch | Sample) -> dict[str, Tensor]:
@@ -40,15 +40,16 @@ def sub_state_dict(supernet: ModelSpace, arch: Arch | Sample) -> dict[str, Tenso
 
 
 def copy_into(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network copies of tensors as its weights and buffers, on their device and of their type.
+    """Give a network copies of tensors as its weights and buffers, with their device and type.
 
-    As `load_state_dict(copies, strict=True, assign=True)`, in a quarter of the time: 0.6 of 2.2 ms for ResNet20.
+    As `load_state_dict(copies, strict=True, assign=True)`, in 0.6 instead of 2.2 ms for ResNet20.
 
     Raises:
         KeyError: The names are not those of the network's state dict.
     """
     left = dict(tensors)
-    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+    named = network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    for name, tensor in chain(*named):
         tensor.data = left.pop(name).clone()
     if left:
         raise KeyError(f"the network has no {next(iter(left))}")
@@ -61,9 +62,7 @@ def _slices(module: nn.Module, arch: Arch, prefix: str) -> Iterator[tuple[str, T
             yield prefix + name, tensor
         return
     if isinstance(module, BaseSuperNetModule) and not isinstance(module, Elastic):
-        with exact_freeze():
-            frozen = module.freeze(arch.sample)
-        for name, tensor in frozen.state_dict().items():
+        for name, tensor in frozen_subnet(module, arch.choices).state_dict().items():
             yield prefix + name, tensor
         return
     own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_nas_consistency.supernet.batch_norm import group_statistics
 
@@ -113,9 +114,9 @@ class Estimates:
         return self._of_run.setdefault(run, Estimate(self.total))
 
 
-def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """Return the batch norms of a network."""
-    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms of a network, of any dimension."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def estimated_statistics(
 
 
 @contextmanager
-def _put_back(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+def _put_back(norms: list[_BatchNorm]) -> Iterator[None]:
     modes = [(norm.training, norm.momentum) for norm in norms]
     buffers = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
     try:
