@@ -1,0 +1,168 @@
+"""The words of the command line: which system, data set, recipe and shard they mean."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from nni_nas_consistency.cli.parse import DataWord, RecipeWord, SpaceWord, recipe_of, shard_of, system_and_data
+from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.systems import (
+    CIFAR10,
+    CIFAR100,
+    CVPR2021,
+    CVPR2022,
+    DATA_SETS,
+    DIGITS_8,
+    EMBEDDED_BENCHMARK,
+    SYSTEMS,
+)
+from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, RECIPES, SHORT, Recipe
+
+
+def recipe(word=None, system=CVPR2021, data=CIFAR100, epochs=None, n=None, changes=()) -> Recipe:
+    return recipe_of(word, system, data, epochs, n, changes)
+
+
+def with_phase(recipe, **changes):
+    """Return a recipe of one phase with fields of that phase changed."""
+    (phase,) = recipe.phases
+    return replace(recipe, phases=(replace(phase, **changes),))
+
+
+def with_optimization(recipe, **changes):
+    return with_phase(recipe, optimization=replace(recipe.phases[0].optimization, **changes))
+
+
+def test_the_command_line_offers_every_space_data_set_and_recipe():
+    assert set(get_args(SpaceWord)) == {system.space for system in SYSTEMS}
+    assert set(get_args(DataWord)) == {data.name for data in DATA_SETS}
+    assert set(get_args(RecipeWord)) == {recipe.name for recipe in RECIPES}
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ({}, (CVPR2021, CIFAR100)),
+        ({"space": "digits"}, (EMBEDDED_BENCHMARK, DIGITS_8)),
+        ({"space": "resnet48"}, (CVPR2022, CIFAR100)),
+        ({"data": "digits"}, (EMBEDDED_BENCHMARK, DIGITS_8)),
+        ({"data": "cifar10"}, (CVPR2021, CIFAR10)),
+        ({"space": "digits", "data": "cifar10"}, (EMBEDDED_BENCHMARK, CIFAR10)),
+        ({"recipe": "digits"}, (EMBEDDED_BENCHMARK, DIGITS_8)),
+        ({"recipe": "short", "data": "cifar10"}, (CVPR2021, CIFAR10)),
+        ({"checkpoint": Path("resnet20-cifar100")}, (CVPR2021, CIFAR100)),
+    ],
+)
+def test_space_and_data_follow_from_each_other_the_recipe_and_the_checkpoint(words, meant):
+    assert system_and_data(**{"space": None, "data": None, **words}) == meant
+
+
+@pytest.mark.parametrize(("word", "meant"), [("nazarick", NAZARICK), ("short", SHORT), ("ans", ANS)])
+def test_a_word_means_its_recipe(word, meant):
+    assert recipe(word) == meant
+
+
+def test_the_first_recipe_of_a_system_is_its_default():
+    assert recipe() == NAZARICK and recipe(system=EMBEDDED_BENCHMARK, data=DIGITS_8) == EMBEDDED
+
+
+def test_a_recipe_for_images_with_other_channels_is_refused():
+    with pytest.raises(InputError, match="nazarick is for images with 3 channel.s., digits has 1"):
+        recipe("nazarick", data=DIGITS_8)
+
+
+def test_another_length_moves_warm_up_and_teacher_in_proportion():
+    (half,) = recipe("short", epochs=6).phases
+    assert (half.optimization.epochs, half.optimization.warmup_steps, half.distill_from) == (6, 195, 3)
+    assert half.for_epochs(12) == SHORT.phases[0]
+    assert recipe("nazarick", epochs=150).phases[0].optimization.warmup_steps == 1000
+    assert recipe("digits", data=DIGITS_8, epochs=12).phases[0].distill_from == 6
+    assert recipe("short", epochs=1).phases[0].distill_from == 1  # never from an untrained teacher
+    assert recipe("nazarick", epochs=1).phases[0].distill_from == 0
+
+
+def test_the_number_of_archs_per_step_can_be_changed():
+    assert recipe("nazarick", n=6) == with_phase(NAZARICK, n=6)
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ("lr=0.25", with_optimization(SHORT, lr=0.25)),
+        ("weight_decay=1e-4", with_optimization(SHORT, weight_decay=1e-4)),
+        ("momentum=0", with_optimization(SHORT, momentum=0.0)),
+        ("batch_size=64", with_optimization(SHORT, batch_size=64)),
+        ("warmup_steps=0", with_optimization(SHORT, warmup_steps=0)),
+        ("distill_from=never", with_phase(SHORT, distill_from=None)),
+        ("distill_from=3", with_phase(SHORT, distill_from=3)),
+        ("grad_clip=1.5", with_phase(SHORT, grad_clip=1.5)),
+        ("grad_clip=none", with_phase(SHORT, grad_clip=None)),
+        ("sampling=uniform", with_phase(SHORT, sampling="uniform")),
+        ("sampling=fair", with_phase(SHORT, sampling="fair")),
+        ("sampling=params", with_phase(SHORT, sampling="params")),
+        ("init=kaiming-fan-out", replace(SHORT, init="kaiming-fan-out")),
+    ],
+)
+def test_every_setting_can_be_changed(change, changed):
+    assert recipe("short", changes=[change]) == changed != SHORT
+
+
+def test_several_paths_need_the_teacher_to_be_switched_off():
+    with pytest.raises(InputError, match=r"^several paths have no teacher; add --set distill_from=never"):
+        recipe("short", changes=["rule=multi-path"])
+    paths = recipe("short", changes=["rule=multi-path", "distill_from=never"])
+    assert paths == with_phase(SHORT, rule="multi-path", distill_from=None)
+
+
+def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
+    changed = recipe("short", epochs=6, changes=["distill_from=2", "distill_from=5"])
+    assert changed.phases[0].distill_from == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of lr, .*, sampling"),
+        ("lr", r"--set lr: lr is a number of at least 0, not ''$"),
+        ("lr=-1", r"lr is a number of at least 0, not '-1'$"),
+        ("lr=nan", r"lr is a number of at least 0, not 'nan'$"),
+        ("lr=inf", r"lr is a number of at least 0, not 'inf'$"),
+        ("batch_size=0", r"batch_size is a whole number of at least 1, not '0'$"),
+        ("warmup_steps=-1", r"warmup_steps is a whole number of at least 0, not '-1'$"),
+        ("warmup_steps=1.5", r"warmup_steps is a whole number of at least 0, not '1.5'$"),
+        ("rule=sandwiches", r"rule is sandwich or multi-path, not 'sandwiches'$"),
+        ("grad_clip=0", r"grad_clip is a number above 0, or none, not '0'$"),
+        ("sampling=greedy", r"sampling is strict-fair, fair, uniform or params, not 'greedy'$"),
+        ("distill_from=-1", r"distill_from is an epoch, the first being 0, or never, not '-1'$"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused_and_says_what_can(change, message):
+    with pytest.raises(InputError, match=message):
+        recipe("short", changes=[change])
+
+
+def test_settings_tell_any_two_recipes_apart():
+    changes = ["lr=0.2", "sampling=uniform", "grad_clip=none", "distill_from=never", "weight_decay=1e-4"]
+    changed = [recipe("short", changes=[change]) for change in changes]
+    settings = [each.phases[0].settings() for each in [*changed, SHORT, NAZARICK, ANS, recipe("short", n=5)]]
+    assert len({str(sorted(values.items())) for values in settings}) == len(settings)
+
+
+def test_a_shard_is_one_of_several_parts_or_the_whole_list():
+    assert (shard_of("2/8"), shard_of(None)) == ((2, 8), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2", "shard '2' is not of the form I/N, such as 2/8"),
+        ("-1/2", "shard '-1/2' is not of the form I/N"),
+        ("3/2", "shard 3/2 does not exist; allowed are 1/2 and up"),
+        ("0/2", "shard 0/2 does not exist"),
+    ],
+)
+def test_a_shard_that_does_not_exist_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        shard_of(text)
