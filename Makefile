@@ -1,4 +1,4 @@
-# make quickstart | test | check | reproduce | clean; each makes .venv first if it is missing
+# make quickstart | test | check | docs-check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
 # of `make reproduce`; RUN=nazarick on a GPU; PRECISION=32-true where the processor has no bfloat16 instructions
 RUN ?= longer
@@ -8,7 +8,7 @@ REFERENCE ?= reference_accuracies_300.json
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart reproduce test lint types check clean
+.PHONY: install quickstart reproduce test lint types docs-check check clean
 
 install: $(VENV)/installed
 
@@ -48,7 +48,11 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-check: lint types test
+# every number in README and docs against the committed result files
+docs-check: install
+	$(BIN)/python -m pytest -n 0 -p no:cacheprovider tests/docs_check.py
+
+check: lint types docs-check test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

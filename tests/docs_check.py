@@ -1,0 +1,108 @@
+"""`make docs-check`: every number in README and docs is in a committed result file. CI runs this beside the tests."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ASSETS = Path(str(files("nni_nas_consistency"))) / "assets"
+README = (ROOT / "README.md").read_text()
+MEASURED_PAGE = (ROOT / "docs" / "measured.md").read_text()
+SHIPPED = json.loads((ASSETS / "resnet20-cifar100.json").read_text())
+MEASURED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "measured").glob("*.json"))}
+BENCHMARKS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+MEASURES = ("kendall", "pearson", "spearman")
+PUBLISHED = {"0.975 [0.971, 0.978]"}
+"""The submission of the first place."""
+
+
+def cells(interval):
+    """Return a correlation as the tables write it."""
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def trainings(about):
+    """Return the training that `about` describes, and those that it started from, the last one first."""
+    found = [about]
+    while "trained_on_from" in found[-1]:
+        found.append(found[-1]["trained_on_from"])
+    return found
+
+
+def minutes(seconds):
+    return f"{seconds / 60:.0f} min"
+
+
+def test_the_quickstart_table_of_the_readme_is_the_committed_report():
+    report = json.loads((ROOT / "docs" / "quickstart.json").read_text())
+    for name in MEASURES:
+        columns = [report["consistency"][name], *(baseline[name] for baseline in report["baselines"].values())]
+        shown = [f"{column['value']:.4f} [{column['low']:.4f}, {column['high']:.4f}]" for column in columns]
+        assert f"{name:<11}{'   '.join(shown)}\n" in README
+
+
+def test_the_readme_tells_how_the_embedded_benchmark_was_made():
+    about = json.loads((ASSETS / "digits" / "about.json").read_text())
+    section = README[README.index("## The embedded benchmark") :]
+    assert about["command"] in section
+    assert f"{about['seeds']} seeds" in section
+    assert f"{about['split_half_kendall_tau']:.2f}" in section
+
+
+@pytest.mark.parametrize("page", [README, MEASURED_PAGE], ids=["README", "measured"])
+def test_the_table_of_results_is_the_report_of_the_shipped_supernet(page):
+    for column in SHIPPED["consistency"].values():
+        assert f"| {cells(column['pearson'])} | {cells(column['kendall'])} | 300 |" in page
+    trained = sum(about["seconds"] for about in trainings(SHIPPED["training"]))
+    assert f"| {minutes(trained)} | {minutes(SHIPPED['scoring_seconds'])} |" in page
+
+
+def test_the_shipped_supernet_is_ahead_of_params_and_macs_by_all_three_correlations():
+    scores, params, macs = (SHIPPED["consistency"][name] for name in ("scores", "params", "MACs"))
+    assert scores["n"] == 300 and SHIPPED["scoring"]["images"] == 10_000
+    for measure in MEASURES:
+        assert scores[measure]["low"] > max(params[measure]["value"], macs[measure]["value"])
+
+
+def test_the_first_half_of_the_shipped_supernet_is_on_the_page_too():
+    first = MEASURED["short"]
+    assert first["training"] == trainings(SHIPPED["training"])[-1]
+    assert f"| {minutes(first['training']['seconds'])} | {minutes(first['scoring_seconds'])} |" in MEASURED_PAGE
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_every_measurement_has_its_row(name):
+    measured = MEASURED[name]
+    (row,) = [line for line in MEASURED_PAGE.splitlines() if f"](measured/{name}.json)" in line]
+    found = measured["consistency"]["scores"]
+    assert f"| {cells(found['pearson'])} | {cells(found['kendall'])} |" in row
+    seconds = re.search(r"\| (\d+) s \|$", row)
+    if seconds:  # one of the ways to score the first half of the shipped supernet
+        assert int(seconds[1]) == round(measured["scoring_seconds"])
+        assert measured["scoring"]["weights"] == MEASURED["short"]["scoring"]["weights"]
+
+
+def test_every_correlation_of_the_page_is_in_a_committed_file():
+    known = {
+        cells(column[measure])
+        for report in (SHIPPED, *MEASURED.values())
+        for column in report["consistency"].values()
+        for measure in MEASURES
+    }
+    quoted = set(re.findall(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", README + MEASURED_PAGE))
+    assert quoted and quoted <= known | PUBLISHED
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_the_readme_quotes_the_speedups_of_the_benchmarks(name):
+    speedups = {key: value for key, value in BENCHMARKS[name]["figures"].items() if key.startswith("speedup")}
+    for key, value in speedups.items():
+        assert re.search(rf"(?<![\d.]){value:.1f}×", README), key
+
+
+def test_no_committed_report_names_a_folder_of_the_machine():
+    for report in (SHIPPED, *MEASURED.values(), *BENCHMARKS.values()):
+        assert not re.search(r"[\" ]/\w", json.dumps(report))
