@@ -69,8 +69,9 @@ def randomize(network: nn.Module, seed: int) -> None:
             parameter -= parameter.mean((2, 3), keepdim=True)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5, generator=generator)
-            module.bias.uniform_(0.2, 1, generator=generator)
+            if module.affine:
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.uniform_(0.2, 1, generator=generator)
             module.running_mean.normal_(0, 0.3, generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
             module.num_batches_tracked.fill_(7)

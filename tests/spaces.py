@@ -5,6 +5,18 @@ from dataclasses import dataclass
 
 import nni
 import torch
+from chains import (
+    AbsentLinksChain,
+    DepthChain,
+    DescendingChain,
+    ExpressionChain,
+    InputChain,
+    MixedChain,
+    NormChain,
+    OperatorChain,
+    TokenChain,
+    UnnormalisedChain,
+)
 from nni.mutable import ExpressionConstraint
 from nni.nas.hub.pytorch import AutoFormer, MobileNetV3Space, NasBench201, ProxylessNAS, ShuffleNetSpace
 from nni.nas.nn.pytorch import (
@@ -20,6 +32,8 @@ from nni.nas.nn.pytorch import (
     Repeat,
 )
 from torch import nn
+
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,10 @@ class SpaceCase:
 
 def images(size, count=4):
     return lambda: torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def chain(name, make, *, has_largest=False):
+    return SpaceCase(name, make, images(8, 5), is_chain=True, has_largest=has_largest)
 
 
 def small_mobilenet():
@@ -217,5 +235,18 @@ EVERY_SPACE = [
     SpaceCase("tokens", Tokens, images(16)),
     SpaceCase("cells", Cells, images(16)),
     SpaceCase("constrained", Constrained, images(16)),
+    chain("chain-resnet20", lambda: ResNet20Space(10, 3, 8, "projection", 1), has_largest=True),
+    chain("chain-resnet20-standalone", lambda: ResNet20Space(10, 3, 8, "standalone", 1), has_largest=True),
+    chain("chain-operators", OperatorChain),
+    chain("chain-inputs", lambda: InputChain("mean")),
+    chain("chain-inputs-joined", lambda: InputChain("concat")),
+    chain("chain-depths", DepthChain),
+    chain("chain-absent-links", AbsentLinksChain, has_largest=True),
+    chain("chain-expressions", ExpressionChain, has_largest=True),
+    chain("chain-unnormalised", UnnormalisedChain, has_largest=True),
+    chain("chain-tokens", TokenChain),
+    chain("chain-norms", NormChain, has_largest=True),
+    chain("chain-descending", DescendingChain, has_largest=True),
+    chain("chain-mixed", MixedChain),
 ]
 """All spaces; a test that serves some of them filters by a field."""

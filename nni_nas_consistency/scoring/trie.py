@@ -21,6 +21,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.scoring.memory import ImageChunk
 from nni_nas_consistency.spaces.chain import ChainSpace, Link, State
 from nni_nas_consistency.supernet.active import Run, active_of, channels_present
+from nni_nas_consistency.supernet.batch_norm import computed
 from nni_nas_consistency.supernet.statistics import Statistics
 
 Keys: TypeAlias = "tuple[Hashable, ...]"
@@ -143,7 +144,9 @@ class Walk:
         """Run a link for nodes that stand side by side, each as its first arch; what a narrower one lacks is zero."""
         archs = tuple(self.archs[node.first] for node in nodes)
         self.active.run = Run(archs, self.statistics((depth, nodes[0].first)))
-        return self.links[depth](state)
+        after = self.links[depth](state)
+        # several children go on from this state, so that a batch norm at the end of the link is computed now
+        return tuple(map(computed, after)) if isinstance(after, tuple) else computed(after)
 
     def _cut(self, depth: int, bundle: list[Node], widest: dict[int, Node], after: State) -> State:
         """Return the state that each of a bundle goes on with: its parent's, cut to the channels that it has."""

@@ -62,7 +62,7 @@ def _of_tensors(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return an operator of tensors as one of `Normalised`: Python looks operators up in the class alone."""
 
     def operator(*operands: Any) -> Tensor:
-        return method(*(each.tensor() if isinstance(each, Normalised) else each for each in operands))
+        return method(*map(computed, operands))
 
     return operator
 
@@ -100,7 +100,7 @@ class Normalised:
 
     def __add__(self, other: Any) -> Any:
         if self._tensor is not None or other is self or not self._is_like(other):
-            return self.tensor() + (other.tensor() if isinstance(other, Normalised) else other)
+            return self.tensor() + computed(other)
         if isinstance(other, Normalised):
             if other._tensor is None:
                 return Normalised([*self._take_terms(), *other._take_terms()], self._shift + other._shift)
@@ -130,7 +130,7 @@ class Normalised:
         if function in (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__) and len(args) == 2 and not kwargs:
             first, second = args if isinstance(args[0], cls) else reversed(args)
             return first + second
-        plain = tree_map(lambda value: value.tensor() if isinstance(value, cls) else value, (args, kwargs or {}))
+        plain = tree_map(computed, (args, kwargs or {}))
         return function(*plain[0], **plain[1])
 
     def _is_like(self, other: Any) -> bool:
@@ -147,6 +147,11 @@ class Normalised:
                 "computes in place; score this space with the plain scorer"
             )
         return terms
+
+
+def computed(x: Tensor | Normalised) -> Tensor:
+    """Return features as a tensor, also if they are the output of a batch norm that is not computed yet."""
+    return x.tensor() if isinstance(x, Normalised) else x
 
 
 class BatchNormOfRows(torch.autograd.Function):
