@@ -1,5 +1,7 @@
 """Chain spaces at toy size, for 3×8×8 images and 10 classes: one for each thing that elastic modules can do."""
 
+import random
+
 import torch.nn.functional as F
 from nni.mutable import MutableExpression
 from nni.nas.nn.pytorch import (
@@ -26,6 +28,26 @@ def domain(space, choices, largest=None, smallest=None):
     codec = SampleCodec(space, choices)
     variables = tuple(Variable(label, values, (label,)) for label, values in choices.items())
     return Domain(codec, variables, largest and codec.arch(largest), smallest and codec.arch(smallest))
+
+
+def covering_archs(domain, seed=0):
+    """Return archs in which every choice of every variable occurs."""
+    dice = random.Random(seed)
+    columns = {variable.name: dice.sample(variable.choices, len(variable.choices)) for variable in domain.variables}
+    count = max(map(len, columns.values()))
+    return [domain.arch({name: column[i % len(column)] for name, column in columns.items()}) for i in range(count)]
+
+
+def stackable_archs(space, base, seed=0):
+    """Return archs that share all modules with one of them and differ from it in as many widths as can be."""
+    widths = []
+    for variable in space.domain.variables:
+        others = [space.domain.arch({**base.choices, variable.name: choice}) for choice in variable.choices]
+        if space.can_stack([base, *others]):
+            widths.append(variable.name)
+    archs = covering_archs(space.domain, seed)
+    mixed = [space.domain.arch({**base.choices, **{name: arch.choices[name] for name in widths}}) for arch in archs]
+    return [arch for arch in mixed if space.can_stack([base, arch])]
 
 
 class Part(nn.Module):

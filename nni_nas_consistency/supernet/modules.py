@@ -392,7 +392,7 @@ class ElasticRepeat(Elastic, nn.Module):
     def __init__(self, active: Active, repeat: Repeat) -> None:
         super().__init__()
         self.depth = Resolved(repeat.depth_choice)
-        self.repeated = nn.ModuleList(repeat.blocks)
+        self.blocks = nn.ModuleList(repeat.blocks)  # NNI's name, so that weights keep theirs
         self.active = active
 
     def forward(self, x: Any) -> Any:
@@ -403,7 +403,7 @@ class ElasticRepeat(Elastic, nn.Module):
 
     def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
         """Return the modules of the subnet; the frozen subnet has them in an `nn.Sequential`."""
-        return [(str(index), module) for index, module in enumerate(self.repeated[: self.depth.at(arch)])]
+        return [(str(index), module) for index, module in enumerate(self.blocks[: self.depth.at(arch)])]
 
 
 def widest(width: Resolved, run: Run) -> int:
