@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nni_nas_consistency.archs.arch import Arch
 
@@ -29,6 +29,7 @@ class Cost:
         return Cost(self.params + other.params, self.macs + other.macs)
 
 
+@runtime_checkable
 class CostedLink(Protocol):
     """A part of a chain that knows what it costs."""
 

@@ -260,7 +260,7 @@ def constraint_of(mutable: Mutable) -> DomainConstraint:
             if label in choices_by_label
         }
         error = mutable.check_contains(sample)
-        return None if error is None else " ".join(str(error).split())
+        return None if error is None else " ".join(str(error).split()).rstrip(".")
 
     return refusal
 

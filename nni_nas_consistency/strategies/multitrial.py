@@ -1,4 +1,4 @@
-"""ReleasedArchs: a multi-trial strategy that submits the archs of a list, in-process or to a training service."""
+"""ReleasedArchs: a multi-trial strategy that submits the archs of a list, to this process or a training service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nni_nas_consistency.archs.arch import Arch
 
 
 class ReleasedArchs(Strategy):  # type: ignore[misc]
-    """Submit every arch of a list once, in the list's order.
+    """Submit a trial for every arch of a list, once, in the order of the list.
 
     Args:
         archs: Name → arch, such as `{name: entry.arch for name, entry in read_released(file, codec).items()}`.
@@ -25,21 +25,21 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
         self._former: dict[str, float] = {}
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows."""
+        """Return what `repr` shows between its parentheses."""
         return f"archs={len(self.archs)}"
 
     def scores(self) -> dict[str, float]:
-        """Return the final result of every arch whose trial reported one, in the list's order."""
+        """Return the final result of every arch whose trial reported one, in the order of the list."""
         metrics = {name: model.metric for name, model in self._submitted.items()}
         reported = self._former | {name: float(metric) for name, metric in metrics.items() if metric is not None}
         return {name: reported[name] for name in self.archs if name in reported}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the results so far."""
+        """Return the results so far, for `load_state_dict`."""
         return {"scores": self.scores()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what a former run has scored; only the rest is submitted."""
+        """Restore the results of an interrupted run; only archs without a result are submitted."""
         self._former = dict(state["scores"])
 
     def _run(self) -> None:

@@ -1,7 +1,7 @@
 """SandwichStrategy: one-shot training for NNI's Lightning evaluators. No other file knows NNI's one-shot machinery.
 
-The arithmetic is in `steps.py`; Lightning's trainer is the training loop; the evaluator brings optimizer, schedule and
-data. Left out: several processes (DDP), which NNI's manual optimization does not synchronise.
+The arithmetic is in `steps.py`, the training loop is Lightning's trainer, and the evaluator brings optimizer, schedule
+and data. Not supported: several processes (DDP), which NNI's manual optimization does not synchronise, and float16.
 """
 
 from __future__ import annotations
@@ -19,51 +19,54 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from torch import Tensor
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.strategies.steps import Bundle, TrainingStep, label_step, multi_path_step, sandwich_step
-from nni_nas_consistency.supernet.active import Sample, can_stack, logits_of
+from nni_nas_consistency.supernet.active import Sample, active_of, can_stack, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.supernet.nni_modules import nni_choice
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
 Rule = Literal["sandwich", "multi-path"]
 Stacking = Literal["auto", "stacked", "sliced"]
 
 STACKED_BELOW_MACS = 1_000_000
-"""Where the largest net is smaller, launches cost more than arithmetic and stacking wins on a CPU too: at 0.16 M MACs
-a step of 18 archs took 0.15 s stacked and 0.58 s sliced, at 41 M MACs slicing did a third of the arithmetic."""
+"""Where the largest subnet is smaller, kernel launches cost more than arithmetic, and stacking is faster on a CPU too:
+at 0.16 M MACs a step of 18 archs took 0.15 s stacked and 0.58 s sliced; at 41 M MACs slicing did a third of the
+arithmetic."""
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss became infinite or NaN; the weights are those before the step."""
+    """A loss is infinite or NaN; the weights are those from before the step."""
 
 
 class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
-    """Train a supernet with several archs per step: the sandwich rule, or several paths.
+    """Train a supernet on several archs per step: by the sandwich rule, or on sampled paths alone.
 
-    With the defaults: recipe nazarick (third place, CVPR 2021 NAS track 1). `rule="multi-path"` is single-path
-    sampling (SPOS, Guo et al. 2020) at `n=1`, recipe ans at `n=6`. It trains any `ModelSpace` of NNI.
+    The defaults are those of recipe nazarick (third place, CVPR 2021 NAS track 1). `rule="multi-path"` is single-path
+    sampling (SPOS, Guo et al. 2020) with `n=1`, and recipe ans with `n=6`. Any `ModelSpace` of NNI can be trained.
 
     Args:
         n: Archs per step, at least 1.
         rule: `sandwich`: the largest and the smallest arch run at every step, with n − 2 sampled ones, and the
             gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the gradients are
             summed.
-        always: The archs or NNI samples that run at every step by the sandwich rule; the first one teaches. By default
-            the largest and the smallest of the space, which a space with operators does not have.
-        sampler: Where the sampled archs come from; strict fair sampling from the whole space by default, uniform where
-            the space has constraints.
-        distill_from: The epoch, from 0, at which the first arch becomes the teacher of all others; until then they
-            learn from the labels. 0 as published; None: never. A short run needs a teacher that has learnt something
-            first (docs/decisions/0006-late-teacher.md). Of no meaning for several paths.
-        grad_clip: Largest norm of the gradient, or None. `Trainer(gradient_clip_val=…)`, where set, wins.
-        stacking: Whether the archs of a step run as one masked batch or one by one; `auto`: the faster.
+        always: For the sandwich rule, the archs or NNI samples that run at every step; the first one is the teacher.
+            By default the largest and the smallest of the space, which a space with operators does not have.
+        sampler: Draws the other archs; by default strict fair sampling, or uniform if the space has constraints.
+        distill_from: For the sandwich rule, the epoch, from 0, from which all archs but the first learn from the
+            softmax of the first; before it they learn from the labels. 0 as published; None: never. In a short run the
+            teacher must have learnt from the labels first (docs/decisions/0006-late-teacher.md).
+        grad_clip: Maximum norm of the gradient, or None. `Trainer(gradient_clip_val=…)` takes precedence.
+        stacking: Whether the archs of a step run as one masked batch (`stacked`) or one by one (`sliced`); `auto`
+            takes the faster.
         seed: Seed of the default sampler and of the watched archs.
-        watched: Sampled archs that validation follows besides those that always run.
+        watched: Number of sampled archs to validate, besides those that run at every step.
 
     Raises:
         InputError: n is too small, or another argument is not allowed.
@@ -85,8 +88,10 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         super().__init__()
         if rule not in ("sandwich", "multi-path"):
             raise InputError(f"rule is {rule!r}; allowed are 'sandwich', 'multi-path'")
-        if rule == "multi-path" and always:
-            raise InputError("archs that always run belong to rule='sandwich'; leave out always")
+        if rule == "multi-path" and always is not None:
+            raise InputError("always belongs to rule='sandwich'; leave it out, or change the rule")
+        if always is not None and not always:
+            raise InputError("always is empty; name at least one arch, which is the teacher")
         if stacking not in ("auto", "stacked", "sliced"):
             raise InputError(f"stacking is {stacking!r}; allowed are 'auto', 'stacked', 'sliced'")
         least = 1 if rule == "multi-path" else len(always) if always else 2
@@ -97,41 +102,63 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         self.seed, self.watched = seed, watched
 
     def mutate_model(self, model: Any) -> Any:
-        """Turn a space into a supernet, in place; one that is a supernet already keeps its weights.
+        """Turn a space into a supernet, in place; a supernet is returned as it is.
 
         Raises:
-            InputError: NNI cannot share weights in a module of the space, or the sandwich rule needs archs to be named.
+            InputError: NNI cannot share weights in a module of the space, or the archs of `always` are missing or not
+                allowed.
         """
         _always_running(self, domain_of(model))  # before any work
         return make_supernet(model) if getattr(model, "active", None) is None else model
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        """Wrap the evaluator's Lightning module into the training step."""
-        if isinstance(evaluator, Lightning) and evaluator.trainer.gradient_clip_val is not None:
-            if evaluator.trainer.gradient_clip_algorithm not in (None, "norm"):
-                raise InputError("SandwichStrategy clips by norm; use Trainer(gradient_clip_algorithm='norm')")
-            self.grad_clip = float(evaluator.trainer.gradient_clip_val)
-            evaluator.trainer.gradient_clip_val = None  # Lightning refuses to clip under manual optimization
+        """Wrap the evaluator's Lightning module into the training step.
+
+        Raises:
+            InputError: The trainer asks for several processes, for float16, or for clipping by value.
+        """
+        if isinstance(evaluator, Lightning):
+            self._take_over(evaluator.trainer)
         return super().mutate_evaluator(evaluator)
+
+    def _take_over(self, trainer: pl.Trainer) -> None:
+        """Refuse settings that would train a wrong supernet, and clip in place of the trainer."""
+        if trainer.world_size > 1:
+            raise InputError(
+                f"Trainer asks for {trainer.world_size} processes; SandwichStrategy runs in one: set devices=1"
+            )
+        if str(trainer.precision).startswith("16"):
+            raise InputError(
+                f"precision is {trainer.precision!r}, whose gradients are scaled, so that clipping their norm would be "
+                "wrong; use 'bf16-mixed' or '32-true'"
+            )
+        if trainer.gradient_clip_val is None:
+            return
+        if trainer.gradient_clip_algorithm not in (None, "norm"):
+            raise InputError(
+                "SandwichStrategy clips by norm, not by value; use Trainer(gradient_clip_algorithm='norm')"
+            )
+        self.grad_clip = float(trainer.gradient_clip_val)
+        trainer.gradient_clip_val = None  # Lightning refuses to clip under manual optimization
 
     def configure_oneshot_module(self, training_module: LightningModule) -> SandwichModule:
         """Return the Lightning module that NNI trains."""
         return SandwichModule(training_module, self, cast("ModelSpace", self.model_space.model_space))
 
     def state_dict(self) -> dict[str, str]:
-        """Return what NNI resumes from: the newest checkpoint, if there is one (NNI's own method warns if not)."""
+        """Return the path of the newest checkpoint, from which NNI resumes, if there is one; NNI warns if not."""
         if self._mutated_model_space is None:
             return {}
         path = newest_checkpoint(self._mutated_model_space.evaluator.trainer)
         return {"ckpt_path": path} if path else {}
 
     def sub_state_dict(self, arch: Arch | Sample) -> dict[str, Tensor]:
-        """Return the weights of one subnet, by arch or by NNI's sample; see `supernet.extract.sub_state_dict`."""
+        """Return the weights of one subnet, given as an arch or NNI's sample; see `supernet.extract.sub_state_dict`."""
         return sub_state_dict(self.supernet, arch)
 
 
 class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
-    """Hands the training step what Lightning and NNI provide."""
+    """The Lightning module of the supernet: one training step a batch, and validation of the watched archs."""
 
     def __init__(self, training_module: LightningModule, strategy: SandwichStrategy, space: ModelSpace) -> None:
         super().__init__(training_module)
@@ -141,19 +168,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         self.always = _always_running(strategy, domain)
         self.watched = _watched(strategy, domain, self.always)
 
-    def setup(self, stage: str = "fit") -> None:
-        """Refuse what would train a wrong supernet."""
-        if self.trainer.world_size > 1:
-            raise NotImplementedError("SandwichStrategy runs in one process; use Trainer(devices=1)")
-        if str(self.trainer.precision).startswith("16"):
-            raise InputError(
-                f"precision {self.trainer.precision}: float16 gradients are scaled, and clipping their norm would clip "
-                "the scale; use 'bf16-mixed' or '32-true'"
-            )
-        super().setup(stage)
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Train n archs on a batch and take one optimizer step."""
+        """Run n archs forward and backward on a batch, and take one optimizer step."""
         images, labels = batch
         archs = [*self.always, *self.sampler.draw(self.strategy.n - len(self.always))]
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
@@ -168,7 +184,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         self.log_dict({"train_loss": losses.mean(), "train_loss_first": losses[0]}, prog_bar=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log accuracy and loss of every watched arch, and what the evaluator logs, of the arch that runs at rest."""
+        """Log loss and accuracy of every watched arch, and the evaluator's own metrics of the current active subnet."""
         images, labels = batch
         with batch_statistics(self.model):
             self.training_module.validation_step(batch, batch_idx)
@@ -179,9 +195,10 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
                 self.log_dict({f"val_loss/{name}": loss, f"val_acc/{name}": accuracy}, batch_size=len(labels))
 
     def export(self) -> dict[str, Any]:
-        """Return the sample of the first watched arch: which one is best is for scoring to say, not for training."""
-        arch = next(iter(self.watched.values()))
-        return {label: arch.sample[label] for label in self.model.simplify() if label in arch.choices}
+        """Return the sample of the first watched arch, such as the largest: finding the best is left to scoring."""
+        arch = next(iter(self.watched.values()), active_of(self.model).run.archs[0])
+        mutables = self.model.simplify().items()
+        return {label: nni_choice(mutable, arch.choices[label]) for label, mutable in mutables if label in arch.choices}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the sampler's state."""
@@ -200,7 +217,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         return sandwich_step
 
     def _bundled(self, archs: list[Arch], device: torch.device) -> list[Bundle]:
-        """Return the archs in bundles: the first alone, the others together where that is wanted and possible."""
+        """Return the archs in bundles: one by one, or the first alone and the others as one stacked batch."""
         first, others = archs[0], archs[1:]
         stacked = self.strategy.stacking == "stacked"
         if self.strategy.stacking == "auto":
@@ -210,9 +227,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         if not can_stack(self.model, others):
             if self.strategy.stacking == "auto":
                 return list(archs)
-            raise InputError(
-                "the archs of a step do not share all modules and cannot be stacked; use stacking='sliced'"
-            )
+            raise InputError("the archs of a step use different modules and cannot be stacked; use stacking='sliced'")
         return [first, others]
 
     def _check_finite(self, losses: Tensor, archs: list[Arch]) -> None:
@@ -222,19 +237,22 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         checkpoint = newest_checkpoint(self.trainer)
         raise NonFiniteLoss(
             f"the loss of arch {archs[index].code} is {float(losses[index])} at step {self.trainer.global_step}; "
-            f"last good checkpoint: {checkpoint or 'none yet'}. Lower the learning rate or lengthen the warm-up."
+            f"last good checkpoint: {checkpoint or 'none'}. Lower the learning rate or lengthen the warm-up."
         )
 
 
 def stacked_is_faster(space: ModelSpace, device: torch.device) -> bool:
-    """Return whether the sampled archs of a step run faster as one stacked batch than one by one."""
+    """Return whether archs of a space train faster as one stacked batch than one by one, on this kind of device."""
     if not isinstance(space, ChainSpace) or space.domain.largest is None:
         return False
-    return device.type == "cuda" or space.complexity(space.largest).macs < STACKED_BELOW_MACS
+    if device.type == "cuda":
+        return True
+    costed = all(isinstance(link, CostedLink) for link in space.links)
+    return costed and space.complexity(space.largest).macs < STACKED_BELOW_MACS
 
 
 def newest_checkpoint(trainer: pl.Trainer) -> str:
-    """Return the path of the checkpoint that the trainer wrote last, or an empty one."""
+    """Return the path of the checkpoint that the trainer wrote last, or an empty string."""
     callback = trainer.checkpoint_callback
     return getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
 
@@ -243,14 +261,26 @@ def _always_running(strategy: SandwichStrategy, domain: Domain) -> list[Arch]:
     """Return the archs that run at every step."""
     if strategy.rule == "multi-path":
         return []
-    if strategy.always:
-        return [arch if isinstance(arch, Arch) else domain.codec.arch(arch) for arch in strategy.always]
+    if strategy.always is not None:
+        return [_allowed(arch, domain, f"always[{index}]") for index, arch in enumerate(strategy.always)]
     if domain.largest is None or domain.smallest is None:
         raise InputError(
-            f"{domain.codec.space} has no largest and smallest arch for the sandwich rule: name the archs that always "
-            "run, SandwichStrategy(always=[sample, …]), the first of which teaches; or use rule='multi-path'"
+            f"{domain.codec.space} has no largest and smallest arch for the sandwich rule; name the archs that run at "
+            "every step, teacher first, with SandwichStrategy(always=[sample, …]), or use rule='multi-path'"
         )
-    return [domain.largest, domain.smallest]
+    return [
+        _allowed(domain.largest, domain, "the largest arch"),
+        _allowed(domain.smallest, domain, "the smallest arch"),
+    ]
+
+
+def _allowed(arch: Arch | Sample, domain: Domain, name: str) -> Arch:
+    """Return an arch of the space that breaks no constraint, or raise."""
+    arch = domain.codec.parse(arch.code, name) if isinstance(arch, Arch) else domain.codec.arch(arch, name)
+    reason = domain.refusal(arch.choices)
+    if reason is not None:
+        raise InputError(f"{name} breaks a constraint of {domain.codec.space} ({reason}); name others with always=[…]")
+    return arch
 
 
 def _default_sampler(domain: Domain, seed: int) -> Sampler:
@@ -259,11 +289,9 @@ def _default_sampler(domain: Domain, seed: int) -> Sampler:
 
 
 def _watched(strategy: SandwichStrategy, domain: Domain, always: list[Arch]) -> dict[str, Arch]:
-    """Return the archs that validation follows, by name."""
+    """Return the archs that are validated, by name."""
     sampled = UniformSampler(domain, torch.Generator().manual_seed(strategy.seed)).draw(strategy.watched)
-    watched = {}
-    if domain.largest is not None and domain.smallest is not None:
+    watched = {f"always{index}": arch for index, arch in enumerate(always)}
+    if strategy.always is None and domain.largest is not None and domain.smallest is not None:
         watched = {"largest": domain.largest, "smallest": domain.smallest}
-    elif always:
-        watched = {f"always{index}": arch for index, arch in enumerate(always, 1)}
     return watched | {f"arch{index}": arch for index, arch in enumerate(sampled, 1)}
