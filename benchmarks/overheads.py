@@ -2,8 +2,8 @@
 
     python benchmarks/overheads.py
 
-activate: set what the supernet runs as (NNI: `resample`). extract: the weights of one arch (NNI: `freeze`). trial: an
-experiment in this process whose evaluation does nothing, per arch; NNI's freezes its own supernet. On one thread.
+activate: set the active subnet (NNI: `resample`). extract: the weights of one subnet (NNI: `freeze`). trial: a trial
+in this process that evaluates nothing; NNI's freezes its own supernet. Milliseconds per arch, on one thread.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from statistics import median
 import nni
 import torch
 from nni.nas.evaluator import FunctionalEvaluator
-from side_by_side import add_options, finish, interleaved, nni_supernet, resample
+from side_by_side import add_options, finish, nni_supernet, resample
+from timing import interleaved
 
-from nni_nas_consistency.archs.arch import RESNET20
+from nni_nas_consistency.archs.domains import RESNET20
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
+from nni_nas_consistency.nni3.workarounds import repaired_freeze
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.multitrial import ReleasedArchs
 from nni_nas_consistency.strategies.sampling import UniformSampler
-from nni_nas_consistency.supernet.active import set_active_subnet
+from nni_nas_consistency.supernet.active import Run, set_run
 from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 
 def main() -> None:
@@ -38,21 +40,22 @@ def main() -> None:
     samples = [supernet.sample(arch) for arch in archs]
 
     ways: dict[str, Callable[[], object]] = {
-        "activate": lambda: [set_active_subnet(supernet, arch) for arch in archs],
+        "activate": lambda: [set_run(supernet, Run((arch,))) for arch in archs],
         "activate_nni": lambda: [resample(theirs, sample) for sample in samples],
         "extract": lambda: [sub_state_dict(supernet, arch) for arch in archs],
         "extract_nni": lambda: [theirs.freeze(sample) for sample in samples],
-        "trial": lambda: run_trials(supernet, archs, supernet.labels),
-        "trial_nni": lambda: run_trials(theirs, archs, supernet.labels),
+        "trial": lambda: run_trials(supernet, archs),
+        "trial_nni": lambda: run_trials(theirs, archs),
     }
-    for way in ways.values():
-        way()
-    seconds = interleaved(ways, options.repeats, options.device)
+    with repaired_freeze():
+        for way in ways.values():
+            way()
+        seconds, _ = interleaved(ways, options.repeats, options.device)
     finish(options, seconds, {f"{name}_ms": 1e3 * median(times) / len(archs) for name, times in seconds.items()})
 
 
-def run_trials(space, archs, labels) -> None:
-    strategy = ReleasedArchs({f"arch{index}": arch for index, arch in enumerate(archs, 1)}, labels)
+def run_trials(space, archs) -> None:
+    strategy = ReleasedArchs({f"arch{index}": arch for index, arch in enumerate(archs, 1)})
     with tempfile.TemporaryDirectory() as folder:
         config = RetiariiExeConfig(
             execution_engine="sequential", model_format="raw", experiment_working_directory=Path(folder)

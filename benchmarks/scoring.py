@@ -1,10 +1,10 @@
-"""Score neighbours of a released list by shared prefixes, one by one, and NNI's way, side by side.
+"""Score neighbours in a released list with shared prefixes, one by one, and NNI's way, side by side.
 
     python benchmarks/scoring.py --archs Track1_final_archs.json --limit 200 --images 1000 --data-root data
 
-NNI's way: its own supernet, `freeze` for every arch, then the frozen network over the same batches. All three have the
-same weights and score by loss with the statistics of each batch of 512, each in a process of its own, in turn. The
-archs are sorted; those scored stand in the middle of the list. A quarter of an hour on two cores with these options.
+NNI's way: its own supernet, `freeze` for every arch, then the frozen network on the same batches. All three have the
+same weights and score by loss with the statistics of each batch of 512, in turn, each in a process of its own. The
+archs come from the middle of the sorted list. A quarter of an hour on two cores with these options.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from side_by_side import add_image_options, add_options, finish, interleaved_processes, nni_supernet, read_images
+from side_by_side import add_image_options, add_options, finish, nni_supernet, read_images
+from timing import interleaved, interleaved_processes
 
-from nni_nas_consistency.archs.arch import RESNET20, Arch
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.domains import RESNET20
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import CIFAR100_TEST
+from nni_nas_consistency.nni3.workarounds import repaired_freeze
 from nni_nas_consistency.ranking.statistics import kendall_tau
+from nni_nas_consistency.scoring.images import image_scoring
 from nni_nas_consistency.scoring.plain import score_archs, score_network
 from nni_nas_consistency.scoring.prefix import score_prefixes
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.sampling import UniformSampler
 from nni_nas_consistency.supernet.checkpoint import load_supernet
-from nni_nas_consistency.supernet.modules import make_supernet
-from nni_nas_consistency.training.lightning import image_scoring
+from nni_nas_consistency.supernet.make import make_supernet
 
 WARM_UP = 5  # archs that each way scores before anything is timed
 
@@ -35,7 +38,11 @@ WARM_UP = 5  # archs that each way scores before anything is timed
 def main() -> None:
     options = read_options()
     names = ["prefix", "plain", "nni", *(["bf16"] if options.bf16 else [])]
-    seconds, scores = interleaved_processes(prepare, names, options)
+    if options.same_process:
+        variants = {name: prepare(name, options) for name in names}
+        seconds, scores = interleaved(variants, options.repeats, options.device)
+    else:
+        seconds, scores = interleaved_processes(prepare, names, options)
     figures = {f"speedup_vs_{name}": median(seconds[name]) / median(seconds["prefix"]) for name in ("plain", "nni")}
     figures["max_rel_diff"] = max(
         abs(fast - slow) / abs(slow)
@@ -63,12 +70,11 @@ def prepare(name: str, options: argparse.Namespace) -> Callable[[], list[float]]
 
     def score(archs: list[Arch]) -> list[float]:
         if theirs is not None:
-            return [score_network(theirs.freeze(supernet.sample(arch)), scoring) for arch in archs]
-        return (
-            list(score_archs(supernet, archs, scoring))
-            if name == "plain"
-            else next(score_prefixes(supernet, [archs], scoring))
-        )
+            with repaired_freeze():
+                return [score_network(theirs.freeze(supernet.sample(arch)), scoring).loss for arch in archs]
+        if name == "plain":
+            return [score.loss for score in score_archs(supernet, archs, scoring)]
+        return [score.loss for score in next(score_prefixes(supernet, [archs], scoring))]
 
     archs = neighbours(options.archs, options.limit)
     score(archs[:WARM_UP])
@@ -76,12 +82,12 @@ def prepare(name: str, options: argparse.Namespace) -> Callable[[], list[float]]
 
 
 def neighbours(path: Path | None, limit: int) -> list[Arch]:
-    """Return archs that stand side by side in the middle of the sorted list."""
+    """Return neighbours from the middle of the sorted list."""
     if path is None:
         archs = UniformSampler(RESNET20, torch.Generator().manual_seed(0)).draw(50_000)
     else:
-        archs = [entry.arch for entry in read_released(path, RESNET20).values()]
-    archs = sorted(archs, key=lambda arch: arch.choices)
+        archs = [entry.arch for entry in read_released(path, RESNET20.codec).values()]
+    archs = sorted(archs, key=lambda arch: tuple(arch.choices.values()))
     first = max(0, len(archs) - limit) // 2
     return archs[first : first + limit]
 
@@ -92,6 +98,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=200, help="archs to score")
     parser.add_argument("--checkpoint", type=Path, help="supernet.safetensors; without it, first weights")
     parser.add_argument("--bf16", action="store_true", help="also compare the ranking in bfloat16")
+    parser.add_argument("--same-process", action="store_true", help="all in this process: quick, but less exact")
     add_image_options(parser, images=1000)
     add_options(parser, repeats=3)
     return parser.parse_args()

@@ -1,19 +1,13 @@
-"""What the benchmarks share: variants timed in turn, NNI's own supernet, and the last lines.
-
-In every repeat the variants run one after the other, so that a machine that slows down slows all of them.
-"""
+"""What the benchmarks share: NNI's own supernet, images, and the figures at the end."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from multiprocessing.connection import Connection
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,75 +16,10 @@ import torch
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.strategy import RandomOneShot
 
-import nni_nas_consistency.nni3.experiment  # noqa: F401 - repairs the `freeze` of NNI's modules
 from nni_nas_consistency.images.augmentation import CIFAR100_TEST
 from nni_nas_consistency.images.datasets import Images, cifar100
 from nni_nas_consistency.images.transforms import normalise
 from nni_nas_consistency.spaces.chain import ChainSpace
-
-
-def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Return the seconds that each variant took in each repeat; nothing is warmed up."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(repeats):
-        for name, variant in variants.items():
-            _synchronize(device)
-            begun = time.perf_counter()
-            variant()
-            _synchronize(device)
-            seconds[name].append(time.perf_counter() - begun)
-            print(f"repeat {repeat + 1}/{repeats}: {name} {seconds[name][-1]:.4g} s", file=sys.stderr, flush=True)
-    return seconds
-
-
-def interleaved_processes(
-    prepare: Callable[[str, argparse.Namespace], Callable[[], object]],
-    names: Sequence[str],
-    options: argparse.Namespace,
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Return the seconds of each variant in each repeat, and what it returned last, each in a process of its own.
-
-    So no variant runs in memory that another has left to the allocator, which made up to 40 % of plain scoring.
-
-    Args:
-        prepare: Given a name and the options, warms a variant up and returns it; a function of a module.
-        names: Of the variants.
-        options: Of the command line.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    pipes = {name: spawn.Pipe() for name in names}
-    workers = [spawn.Process(target=_work, args=(prepare, name, options, pipes[name][1])) for name in names]
-    for worker in workers:
-        worker.start()
-    try:
-        for name in names:
-            assert pipes[name][0].recv() == "warm"
-        results: dict[str, Any] = {}
-
-        def turn(name: str) -> None:
-            pipes[name][0].send("go")
-            results[name] = pipes[name][0].recv()
-
-        seconds = interleaved({name: partial(turn, name) for name in names}, options.repeats, options.device)
-    finally:
-        for worker in workers:
-            worker.terminate()
-    return seconds, results
-
-
-def _work(prepare: Any, name: str, options: argparse.Namespace, pipe: Connection) -> None:
-    variant = prepare(name, options)
-    pipe.send("warm")
-    while True:
-        pipe.recv()
-        result = variant()
-        _synchronize(options.device)
-        pipe.send(result)
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def nni_supernet(space: ChainSpace) -> Any:

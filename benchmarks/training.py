@@ -3,9 +3,9 @@
     python benchmarks/training.py --size cifar100 --data-root data
     python benchmarks/training.py --size digits --random-images
 
-n archs on one batch, forward and backward: the largest on the labels, then the others on its softmax. `--step` is what
-is compared with the archs one by one (plain) and with NNI's Mixed modules (nni); `auto` is what training chooses here.
-The gradients are compared in float64: in float32 ReLUs near zero flip.
+n archs on one batch, forward and backward: the largest on the labels, then the others on its softmax. `--step` is
+compared with the archs one by one (plain) and with NNI's Mixed modules (nni); `auto` is what training chooses here. The
+gradients are compared in float64: in float32, ReLUs near zero flip.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from side_by_side import (
     add_options,
     batch_of,
     finish,
-    interleaved,
     nni_supernet,
     read_images,
     resample,
 )
+from timing import interleaved
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
@@ -33,7 +33,7 @@ from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.oneshot import stacked_is_faster
 from nni_nas_consistency.strategies.sampling import strict_fair_sampler
 from nni_nas_consistency.strategies.steps import sandwich_step
-from nni_nas_consistency.supernet.modules import make_supernet
+from nni_nas_consistency.supernet.make import make_supernet
 
 EXACT = 8  # images that the gradients are compared on
 
@@ -48,16 +48,15 @@ def main() -> None:
     images, labels = batch_of(read_images(options, train=True), options.device)
     if options.size == "digits":
         images, labels = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), 8), labels % 10
-    sampler = strict_fair_sampler(supernet.form, torch.Generator().manual_seed(0))
+    sampler = strict_fair_sampler(supernet.domain, torch.Generator().manual_seed(0))
     archs = [supernet.largest, supernet.smallest, *sampler.draw(options.n - 2)]
     stacked = stacked_is_faster(supernet, device) if options.step == "auto" else options.step == "stacked"
+    bundles = [archs[0], archs[1:]] if stacked else archs
     print(f"{options.step}: {'stacked' if stacked else 'sliced'}")
 
     def ways(images: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
         return {
-            "fast": lambda: gradients(
-                supernet, lambda: sandwich_step(supernet, images, labels, archs, stacked=stacked)
-            ),
+            "fast": lambda: gradients(supernet, lambda: sandwich_step(supernet, images, labels, bundles)),
             "plain": lambda: gradients(supernet, lambda: sandwich_step(supernet, images, labels, archs)),
             "nni": lambda: gradients(theirs, lambda: nni_sandwich_step(theirs, images, labels, archs, supernet)),
         }
@@ -70,7 +69,7 @@ def main() -> None:
     timed = {name: under_autocast(way, device, options.bf16) for name, way in ways(images, labels).items()}
     for way in timed.values():
         way()
-    seconds = interleaved(timed, options.repeats, options.device)
+    seconds, _ = interleaved(timed, options.repeats, options.device)
     figures = {f"speedup_vs_{name}": median(seconds[name]) / median(seconds["fast"]) for name in ("plain", "nni")}
     figures["max_rel_diff"] = max(
         float((exact["fast"] - exact[name]).norm() / exact[name].norm()) for name in ("plain", "nni")
@@ -105,7 +104,7 @@ def space_of(size: str) -> ResNet20Space:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["cifar100", "digits"], default="cifar100", help="3×32×32 or 1×8×8")
-    parser.add_argument("--n", type=int, default=18, help="archs a step")
+    parser.add_argument("--n", type=int, default=18, help="archs per step")
     parser.add_argument("--step", choices=["auto", "stacked", "sliced"], default="auto")
     parser.add_argument("--bf16", action="store_true", help="under autocast, as `--precision bf16-mixed` trains")
     add_image_options(parser, images=128)
