@@ -68,6 +68,8 @@ def _slices(module: nn.Module, arch: Arch, prefix: str) -> Iterator[tuple[str, T
     own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
     for name, tensor in own:
         yield prefix + name, tensor
-    children = module.subnet_children(arch) if isinstance(module, Branching) else module.named_children()
+    # named_children would leave out the second name of a module that is registered twice
+    children = module.subnet_children(arch) if isinstance(module, Branching) else module._modules.items()
     for name, child in children:
-        yield from _slices(child, arch, f"{prefix}{name}." if name else prefix)
+        if child is not None:
+            yield from _slices(child, arch, f"{prefix}{name}." if name else prefix)
