@@ -178,10 +178,10 @@ ANS = Recipe(
 
 EMBEDDED = Recipe(
     "digits",
-    "torch",
+    "kaiming-fan-out",
     (
         Phase(
-            Optimization(epochs=24, batch_size=32, lr=0.4, warmup_steps=100, weight_decay=0.0),
+            Optimization(epochs=24, batch_size=32, lr=0.2, warmup_steps=100, weight_decay=0.0),
             DIGITS_TEST,
             n=18,
             rule="sandwich",
