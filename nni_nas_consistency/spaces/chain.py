@@ -6,6 +6,7 @@ strategy can run the space; `make_supernet` turns it into a weight-sharing netwo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +31,7 @@ from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.supernet.active import Active, Resolved
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
 from nni_nas_consistency.supernet.modules import Branching, Elastic, ElasticInputChoice, differ_by_width_alone
-from nni_nas_consistency.supernet.nni_modules import choices_of, nni_choice
+from nni_nas_consistency.supernet.nni_modules import choices_of, exact_freeze, nni_choice
 
 State: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What goes from link to link: features [B, C, H, W], and behind them what is carried along."""
@@ -175,7 +176,8 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         }
         self.validate(sample)
         if self.active is None and is_supernet(self):  # NNI's own supernet modules know how to freeze themselves
-            return cast("ChainSpace", super().freeze(sample))
+            with exact_freeze():
+                return copy.deepcopy(cast("ChainSpace", super().freeze(sample)))
         if self.active is None:
             return self._rebuild(sample)
         with torch.random.fork_rng(devices=[]):  # first values, replaced at once, shall not move torch's generator
