@@ -127,7 +127,7 @@ def score_list(
 
     Raises:
         FileError: A file cannot be written, or a journal was written with different settings or is in use.
-        InputError: There are more shards than segments.
+        InputError: There are more shards than segments, or all scores are equal.
         RuntimeError: A score is not finite.
     """
     segments = list(enumerate(segments_of(archs)))
@@ -191,6 +191,7 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
 
     Raises:
         FileError: A shard was scored with different settings, or the score file cannot be written.
+        InputError: All scores are equal, so that no submission can be made of them.
     """
     journals = [Shard(index, count).journal(out) for index in range(1, count + 1)]
     segments = list(enumerate(segments_of(archs)))
@@ -217,16 +218,19 @@ def _write(
     identity: Mapping[str, Json],
 ) -> None:
     """Write the score files; that of the wanted metric last, since it is what says that all is done."""
-    wanted = cast("Metric", identity["metric"])
+    score_file = _score_file(archs, segments, done, identity)
+    try:
+        submitted = submission(score_file)
+    except ValueError as error:
+        raise InputError(f"{out}: nothing can be submitted, {error}") from error
     for metric in METRICS:
-        if metric == wanted:
+        if metric == identity["metric"]:
             continue
         if all(metric in scores for scores in done.values()):
             write_scores(_beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
         else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
             _beside(out, metric).unlink(missing_ok=True)
-    score_file = _score_file(archs, segments, done, identity)
-    write_released(_beside(out, "submission"), submission(score_file))
+    write_released(_beside(out, "submission"), submitted)
     write_scores(out, score_file)
 
 
