@@ -263,7 +263,11 @@ def test_space_and_data_follow_from_recipe_checkpoint_and_score_file(folder):
         (["rank", "--space", "resnet20"], "holds scores of space digits, not resnet20; leave --space out"),
         (["train", "--space", "resnet20"], "recipe digits is for images with 1 channel(s), cifar100 has 3"),
         (["train", "--data", "cifar10"], "recipe digits is for images with 1 channel(s), cifar10 has 3"),
-        (["train", "--weights", "resnet20-cifar100"], "resnet20-cifar100: was trained for a different space: "),
+        (["train", "--weights", "resnet20-cifar100"], "recipe digits is for images with 1 channel(s), cifar100 has 3"),
+        (
+            ["train", "--weights", "resnet20-cifar100", "--space", "digits"],
+            "was trained for space resnet20, not digits",
+        ),
     ],
 )
 def test_words_that_contradict_a_file_or_a_recipe_are_one_line_and_exit_2(folder, tmp_path, words, message):

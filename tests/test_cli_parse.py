@@ -110,7 +110,9 @@ def test_every_setting_can_be_changed(change, changed):
 
 
 def test_several_paths_need_the_teacher_to_be_switched_off():
-    with pytest.raises(InputError, match=r"^several paths have no teacher; add --set distill_from=never"):
+    with pytest.raises(
+        InputError, match="^rule=multi-path has no teacher to distill from; add --set distill_from=never"
+    ):
         recipe("short", changes=["rule=multi-path"])
     paths = recipe("short", changes=["rule=multi-path", "distill_from=never"])
     assert paths == with_phase(SHORT, rule="multi-path", distill_from=None)

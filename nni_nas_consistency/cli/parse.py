@@ -1,6 +1,6 @@
-"""The words of the command line, turned into the objects of jobs, in this one place; all without torch and NNI.
+"""Words of the command line become the values of a job here, and nowhere else; without torch and NNI.
 
-What is wrong with a word is found here, in a fraction of a second, before anything heavy is imported.
+So a bad word is found in a fraction of a second, before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ def recipe_of(
     Args:
         word: Its name; None: the first of the system.
         system: The competition or benchmark.
-        data: What will be trained on.
-        epochs: Instead of the recipe's, in its last phase; its warm-up and teacher's epoch change in proportion.
-        n: Archs per step, instead of the recipe's.
-        changes: Texts like `lr=0.2`: settings that come last and so win.
+        data: The data set to train on.
+        epochs: Epochs of the last phase; None: the recipe's. Warm-up and teacher's epoch change in proportion.
+        n: Archs per step; None: the recipe's.
+        changes: Texts like `lr=0.2`; they win over the other arguments, and later ones over earlier ones.
 
     Raises:
-        InputError: The recipe is for images of other channels; a change is none, or out of its range.
+        InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
     """
     if word is None and not system.recipes:
         raise InputError(f"space {system.space} has no recipe and no network yet: its lists can be checked and ranked")
@@ -138,7 +138,7 @@ def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
             allowed = ", ".join([*OPTIMIZATION_READERS, *PHASE_READERS, "init"])
             raise InputError(f"--set {change}: there is no setting {name!r}; give NAME=VALUE of {allowed}")
     if phase.rule == "multi-path" and phase.distill_from is not None:
-        raise InputError("several paths have no teacher; add --set distill_from=never to rule=multi-path")
+        raise InputError("rule=multi-path has no teacher to distill from; add --set distill_from=never")
     return phase
 
 
@@ -204,10 +204,10 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
-    """Return index and count of a text like `2/8`, and those of the whole list for None.
+    """Return index and count of a shard, from a text like `2/8`; None means the whole list, 1/1.
 
     Raises:
-        InputError: The text is none, or out of range.
+        InputError: The text is not of that form, or the index is out of range.
     """
     if text is None:
         return 1, 1

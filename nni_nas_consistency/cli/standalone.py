@@ -1,4 +1,4 @@
-"""`nni-consistency standalone`: train archs alone."""
+"""`nni-consistency standalone`: train archs alone, which gives their reference accuracies."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def standalone(
     data_root: RootOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train every arch with seeds 0 … N−1.")] = 1,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the recipe's; its warm-up changes in proportion.")
+        int | None, typer.Option(min=1, help="Epochs; by default the recipe's. Its warm-up changes in proportion.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train the first N archs of the list.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train only the first N archs of the list.")] = None,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
-    """Train archs alone: their reference accuracies. Finished seeds are kept; run again to go on."""
+    """Train each arch of a list from scratch: reference accuracies. Finished seeds are kept; run again to continue."""
     system, data_set = parse.system_and_data(space, data)
     optimization = system.standalone
     job = jobs.StandaloneJob(

@@ -26,37 +26,46 @@ from nni_nas_consistency.files.provenance import provenance
 
 def train(
     context: typer.Context,
-    recipe: Annotated[RecipeWord | None, typer.Option(help="Training recipe; by default the space's first.")] = None,
+    recipe: Annotated[
+        RecipeWord | None, typer.Option(help="Training recipe; by default the first of the space.")
+    ] = None,
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
     out: OutFolder = Path("runs/train"),
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the recipe's; its warm-up changes in proportion.")
+        int | None, typer.Option(min=1, help="Epochs; by default the recipe's. Its warm-up changes in proportion.")
     ] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Archs per step, instead of the recipe's.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Archs per step; by default the recipe's.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE, such as lr=0.2, any number of times; --set help lists them."),
+        typer.Option("--set", help="Change a setting: NAME=VALUE, such as lr=0.2; repeatable. --set help lists them."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these weights: supernet.safetensors, or resnet20-cifar100, shipped.")
+        Path | None,
+        typer.Option(help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
     seed: SeedOption = 0,
-    step: Annotated[Literal["auto", "stacked", "sliced"], typer.Option(help="How the archs of a step run.")] = "auto",
-    precision: Annotated[PrecisionWord, typer.Option(help="As Lightning has it.")] = "32-true",
-    checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints (an epoch).")] = None,
+    step: Annotated[
+        Literal["auto", "stacked", "sliced"],
+        typer.Option(help="Archs of a step: one stacked batch, or sliced one by one."),
+    ] = "auto",
+    precision: Annotated[PrecisionWord, typer.Option(help="Precision, as Lightning names it.")] = "32-true",
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints; by default an epoch.")
+    ] = None,
     keep_epochs: Annotated[
-        bool, typer.Option("--keep-epochs", help="Keep the weights of every epoch in --out/epochs; score takes any.")
+        bool,
+        typer.Option("--keep-epochs", help="Also keep the weights of every epoch, in --out/epochs, to score them."),
     ] = False,
-    train_images: Annotated[int | None, typer.Option(min=1, help="Use the first N training images.")] = None,
-    val_images: Annotated[int, typer.Option(min=1, help="Images that validation looks at.")] = 1000,
+    train_images: Annotated[int | None, typer.Option(min=1, help="Train on the first N images only.")] = None,
+    val_images: Annotated[int, typer.Option(min=1, help="Number of test images for validation.")] = 1000,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
-    """Train a supernet."""
-    system, data_set = parse.system_and_data(space, data, recipe=recipe)
+    """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
+    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe)
     job = jobs.TrainJob(
         system,
         data_set,
