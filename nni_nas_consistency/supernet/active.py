@@ -7,7 +7,7 @@ the widest of them; channels that an arch lacks are zero after every batch norm,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from nni.mutable import Mutable, MutableExpression
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
-from nni_nas_consistency.archs.arch import Arch, Choice
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.supernet.nni_modules import nni_choice, set_sample
 from nni_nas_consistency.supernet.statistics import Statistics
@@ -74,7 +74,7 @@ class Resolved:
         self.value = value
         self._mutables = dict(value.simplify()) if isinstance(value, Mutable) else {}
         self.labels: tuple[str, ...] = tuple(self._mutables)
-        self._known: dict[tuple[Choice, ...], Any] = {}
+        self._known: dict[Hashable, Any] = {}
 
     @property
     def varies(self) -> bool:
@@ -85,7 +85,7 @@ class Resolved:
         """Return what it is in an arch."""
         if not self.labels:
             return self.value
-        choices = tuple(arch.choices[label] for label in self.labels)
+        choices = arch.choices[self.labels[0]] if len(self.labels) == 1 else tuple(map(arch.choices.get, self.labels))
         if choices not in self._known:
             sample = {label: nni_choice(self._mutables[label], arch.choices[label]) for label in self.labels}
             self._known[choices] = self.value.freeze(sample)
