@@ -361,10 +361,10 @@ def test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue(tmp_path)
         lines = iter(process.stderr.readline, "")
         assert any(line.startswith("epoch 2/500") for line in lines)  # the first one is kept by now
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, shown = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert "to continue" in told and "--resume" in told and "Traceback" not in told
+    assert "to continue" in shown and "--resume" in shown and "Traceback" not in shown
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and not (tmp_path / "supernet.safetensors").exists()
