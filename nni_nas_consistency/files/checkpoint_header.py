@@ -1,4 +1,4 @@
-"""The header of a checkpoint: what a supernet is and what made it, read without its weights and without torch."""
+"""The header of a checkpoint: what a supernet is and how it was made, read without its weights and without torch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
 SHIPPED = Path(str(files("nni_nas_consistency"))) / "assets"
-"""Where the supernets that come with the package are; next to each, in a JSON file of its name, what it reached."""
+"""The folder of the supernets that come with the package; the JSON file of the same name says what each reached."""
 
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself.
+    """The metadata of a checkpoint.
 
     Args:
-        format: `FORMAT`, or `FORMAT_1` of the last version, whose tensors have other names.
+        format: `FORMAT`, or `FORMAT_1` of version 0.1, whose tensors have other names.
         space: Class and arguments of the search space.
-        about: What made the supernet: recipe, data, seed, ….
+        about: How the supernet was made: recipe, data, seed, ….
     """
 
     format: str
@@ -36,7 +36,7 @@ class CheckpointHeader:
 
 
 def checkpoint_path(path: Path) -> Path:
-    """Return the file of a checkpoint; the name of a supernet that comes with the package is one too."""
+    """Return the file of a checkpoint: the path itself, or the file of a supernet that comes with the package."""
     return path if path.is_file() else shipped_supernets().get(str(path), path)
 
 
@@ -46,13 +46,13 @@ def shipped_supernets() -> dict[str, Path]:
 
 
 def read_checkpoint_header(path: Path) -> CheckpointHeader:
-    """Return what a checkpoint says of itself.
+    """Return the metadata of a checkpoint.
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
 
     Raises:
-        CheckpointError: There is no such file, or it is no supernet checkpoint.
+        CheckpointError: There is no such file, or it is not a supernet checkpoint.
     """
     try:
         with checkpoint_path(path).open("rb") as file:
@@ -63,11 +63,11 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
             f"{path}: cannot be read ({error.strerror}); give the supernet.safetensors of a training run, or one of "
             f"those that come with the package: {', '.join(shipped_supernets())}"
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no safetensors file; `nni-consistency train` writes one") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not a safetensors file; `nni-consistency train` writes one") from error
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or metadata.get("format") not in (FORMAT, FORMAT_1):
-        raise CheckpointError(f"{path}: is no supernet checkpoint; `nni-consistency train` writes one")
+        raise CheckpointError(f"{path}: is not a supernet checkpoint; `nni-consistency train` writes one")
     return CheckpointHeader(metadata["format"], _object(metadata, "space", path), _object(metadata, "about", path))
 
 
@@ -79,5 +79,5 @@ def _object(metadata: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]
             f"{path}: its metadata has no {key!r} that can be read; train or copy it again"
         ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: {key!r} of its metadata is no JSON object; train or copy it again")
+        raise CheckpointError(f"{path}: {key!r} of its metadata is not a JSON object; train or copy it again")
     return value

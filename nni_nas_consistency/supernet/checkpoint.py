@@ -37,7 +37,8 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
         CheckpointError: The folder cannot be written.
     """
     metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": json.dumps(dict(about))}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(supernet).items()}
+    # copies, since safetensors refuses tensors that share memory: those of a module that is registered twice
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _weights(supernet).items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata)
@@ -56,7 +57,7 @@ def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
         supernet: A space after `make_supernet`, made with the same arguments as the file's.
 
     Raises:
-        CheckpointError: There is no such file, it is no supernet checkpoint, or was trained for a different space.
+        CheckpointError: There is no such file, it is not a supernet checkpoint, or was trained for a different space.
     """
     header = read_checkpoint_header(path)
     _check_space(path, header.space, space_identity(supernet))
@@ -67,6 +68,7 @@ def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy or train it again") from error
     if header.format == FORMAT_1:
         tensors = {_present_name(name): tensor for name, tensor in tensors.items()}
+    _check_tensors(path, tensors, _weights(supernet))
     cast("nn.Module", supernet).load_state_dict(tensors, strict=True)
     return dict(header.about)
 
@@ -99,8 +101,19 @@ def _check_space(path: Path, written: Mapping[str, Any], wanted: Mapping[str, An
     ]
     if different:
         raise CheckpointError(
-            f"{path}: was trained for a different space: {', '.join(different)}; give the data it was trained on"
+            f"{path}: was trained for a different space: {', '.join(different)}; "
+            "use the space and the data it was trained with"
         )
+
+
+def _check_tensors(path: Path, written: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names or sizes before any is copied into the supernet."""
+    for name in sorted(written.keys() | wanted.keys()):
+        sizes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (written, wanted)]
+        if sizes[0] != sizes[1]:
+            raise CheckpointError(
+                f"{path}: the size of {name} is {sizes[0]} instead of {sizes[1]}; train it again with this version"
+            )
 
 
 def _weights(supernet: ModelSpace) -> dict[str, Tensor]:
