@@ -90,7 +90,7 @@ def test_active_frozen_and_rebuilt_subnets_have_the_same_logits(case):
 
 @every_elastic_chain
 def test_in_training_gradients_and_running_statistics_are_those_of_the_frozen_subnet(case):
-    for arch in archs_of(case.make()):
+    for arch in archs_of(case.make())[:8]:
         supernet, images = supernet_of(case).train(), case.images()
         frozen, places = supernet.freeze(supernet.sample(arch)), sub_state_dict(supernet, arch)
         parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
