@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from helpers import randomize
 from nni.nas.nn.pytorch import LayerChoice, MutableLinear
-from spaces import EVERY_SPACE, SpaceCase, images
 from torch import nn
 
 from nni_nas_consistency.archs.codecs import SampleCodec
@@ -17,6 +16,7 @@ from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.active import logits_of
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.modules import ConvBN
+from spaces import EVERY_SPACE, SpaceCase, images
 
 BN = ("supernet", "train", "test", "batch")
 WIDTHS = (2, 4, 6)

@@ -20,6 +20,7 @@ from nni_nas_consistency.scoring import arch_list
 from nni_nas_consistency.scoring.arch_list import SEGMENT, Shard, score_list, segments_of
 from nni_nas_consistency.scoring.journal import read_journal
 from nni_nas_consistency.scoring.plain import score_archs
+from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
 from nni_nas_consistency.scoring.scoring import Scoring
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.supernet.make import make_supernet
@@ -121,6 +122,9 @@ def test_spaces_that_are_no_chains_get_the_plain_scorer(case, tmp_path):
     archs = {f"arch{index}": arch for index, arch in enumerate(random_archs(domain_of(supernet), 2, seed=1), 1)}
     how = Scoring("loss", "batch", lambda: batches)
     scored = score_list(supernet, archs, how, out=tmp_path / "scores.json", provenance={})
+    assert not shares_prefixes(supernet)
+    with pytest.raises(TypeError, match=r"^\w+ is no chain whose prefixes can be shared; use the plain scorer$"):
+        next(score_prefixes(supernet, [list(archs.values())], how))
     expected = {name: score.loss for name, score in zip(archs, score_archs(supernet, archs.values(), how), strict=True)}
     score_file = read_scores(tmp_path / "scores.json", supernet.active.codec)
     assert scored.scores == expected

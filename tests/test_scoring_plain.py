@@ -4,7 +4,6 @@ import pytest
 import torch
 from helpers import BOTH_SHORTCUTS, random_archs, random_batch, tiny_supernet
 from scoring_chains import BN, random_batches
-from spaces import EVERY_SPACE
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -16,6 +15,7 @@ from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.supernet.active import active_subnet, logits_of
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.nni_modules import frozen_subnet
+from spaces import EVERY_SPACE
 
 TEST = [random_batch(size, seed) for seed, size in enumerate((8, 8, 5))]
 TRAIN = [random_batch(size, seed) for seed, size in enumerate((6, 6, 3), 10)]
@@ -72,7 +72,7 @@ def test_a_score_from_the_supernet_of_any_space_is_that_of_the_extracted_subnet(
     torch.manual_seed(0)
     supernet = make_supernet(case.make()).double()
     shape = case.images().shape[1:]
-    test, train = random_batches(shape, (3, 2), seed=1), random_batches(shape, (2, 3), seed=2)
+    test, train = random_batches(shape, (3,), seed=1), random_batches(shape, (2,), seed=2)
     archs = random_archs(domain_of(supernet), 2, seed=1)
     for bn in ("batch", "train"):
         expected = []

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
-from scoring_chains import BN, CHAINS, MIXED_LINKS, OTHERS, archs_of, case_of, setting
+from scoring_chains import BN, CHAINS, MIXED_LINKS, archs_of, case_of, setting
 from torch import nn
 
 from nni_nas_consistency.errors import InputError
@@ -18,9 +18,8 @@ from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
 from nni_nas_consistency.scoring.scoring import Scoring
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.active import active_subnet
-from nni_nas_consistency.supernet.make import make_supernet
 
-LAYOUTS = (None, Layout(1, 1), Layout(2, 1), Layout(1, 7), Layout(2, 3))
+LAYOUTS = (None, Layout(2, 1), Layout(2, 3))
 EVERY_CHAIN = pytest.mark.parametrize("case", CHAINS, ids=str)
 EVERY_BN = pytest.mark.parametrize("bn", BN)
 RESNET20 = case_of("chain-resnet20")
@@ -47,7 +46,7 @@ def ranking(scores, metric):
 @EVERY_CHAIN
 def test_both_metrics_are_those_of_the_plain_scorer_in_every_layout(case, bn):
     given = setting(case)
-    archs = archs_of(given.supernet.domain)
+    archs = archs_of(given.supernet.domain, 12)
     plain = list(score_archs(given.supernet, archs, given.scoring(bn=bn)))
     assert len({score.loss for score in plain}) > 1
     for layout in LAYOUTS:
@@ -57,11 +56,11 @@ def test_both_metrics_are_those_of_the_plain_scorer_in_every_layout(case, bn):
 @pytest.mark.parametrize("case", [RESNET20, STANDALONE, MIXED_LINKS], ids=str)
 def test_the_four_statistics_and_the_archs_give_different_scores(case):
     given = setting(case)
-    archs = archs_of(given.supernet.domain)
+    archs = archs_of(given.supernet.domain, 14)
     scores = {bn: prefix_scores(given.supernet, archs, given.scoring(bn=bn)) for bn in BN}
     assert len({tuple(score.loss for score in of_bn) for of_bn in scores.values()}) == 4
     for of_bn in scores.values():
-        assert len({score.loss for score in of_bn}) > 10
+        assert len({score.loss for score in of_bn}) > 7
         assert len({score.acc for score in of_bn}) > 1
 
 
@@ -72,9 +71,8 @@ def test_a_metric_asked_for_changes_neither_of_them():
     assert by_loss == by_acc
 
 
-@pytest.mark.parametrize("layout", [None, Layout(4, 2)], ids=str)
-@EVERY_BN
-def test_smaller_batches_amid_the_others_are_scored_like_the_plain_scorer(layout, bn):
+@pytest.mark.parametrize("bn", ["batch", "train"])
+def test_smaller_batches_amid_the_others_are_scored_like_the_plain_scorer(bn):
     supernet = setting(RESNET20).supernet
     images = digits(train=False).first(50)
     orders = 2 if bn == "batch" else 1
@@ -84,8 +82,10 @@ def test_smaller_batches_amid_the_others_are_scored_like_the_plain_scorer(layout
     batches = [(x.expand(-1, 3, -1, -1), y) for x, y in one_channel.test()]
     assert [len(labels) for _, labels in batches] == [20, 20, 10] * 2 * orders
     views = Scoring("loss", bn, lambda: batches, lambda: batches[:4])
-    archs = archs_of(supernet.domain, 8)
-    check_equal(prefix_scores(supernet, archs, views, layout=layout), list(score_archs(supernet, archs, views)))
+    archs = archs_of(supernet.domain, 6)
+    plain = list(score_archs(supernet, archs, views))
+    for layout in (None, Layout(4, 2)):
+        check_equal(prefix_scores(supernet, archs, views, layout=layout), plain)
 
 
 def test_archs_that_are_one_network_share_their_score_and_keep_their_places():
@@ -106,8 +106,8 @@ def test_archs_that_are_one_network_share_their_score_and_keep_their_places():
 
 @EVERY_BN
 def test_in_single_precision_no_loss_is_off_by_more_than_a_ten_thousandth(bn):
-    given = setting(RESNET20, torch.float32, sizes=(64, 64, 33))
-    archs = archs_of(given.supernet.domain)
+    given = setting(RESNET20, torch.float32, sizes=(32, 32, 17))
+    archs = archs_of(given.supernet.domain, 8)
     plain = list(score_archs(given.supernet, archs, given.scoring(bn=bn)))
     for layout in (Layout(), Layout(2, 4)):
         fast = prefix_scores(given.supernet, archs, given.scoring(bn=bn), layout=layout)
@@ -116,8 +116,8 @@ def test_in_single_precision_no_loss_is_off_by_more_than_a_ten_thousandth(bn):
 
 @EVERY_BN
 def test_with_bfloat16_images_both_scorers_are_near_the_exact_scores(bn):
-    given = setting(RESNET20, torch.float32, sizes=(64, 64))
-    archs = archs_of(given.supernet.domain, 6)
+    given = setting(RESNET20, torch.float32, sizes=(32, 32))
+    archs = archs_of(given.supernet.domain, 5)
     exact = [score.loss for score in score_archs(given.supernet, archs, given.scoring(bn=bn))]
     test, train = ([(x.bfloat16(), y) for x, y in batches] for batches in (given.test, given.train))
     half = Scoring("loss", bn, lambda: test, lambda: train)
@@ -241,7 +241,7 @@ def test_what_a_link_runs_as_is_a_value_that_gives_the_same_output_again(case, b
 
     hooks = [link.register_forward_pre_hook(record) for link in given.supernet.links]
     hooks += [link.register_forward_hook(outputs_of) for link in given.supernet.links]
-    archs = archs_of(given.supernet.domain, 8)
+    archs = archs_of(given.supernet.domain, 5)
     prefix_scores(given.supernet, archs, given.scoring(bn=bn), layout=Layout(1, 2))
     for hook in hooks:
         hook.remove()
@@ -303,14 +303,6 @@ def test_scoring_a_space_twice_gives_the_same_bits():
     )
 
 
-@pytest.mark.parametrize("case", OTHERS, ids=str)
-def test_spaces_that_are_no_chains_of_elastic_modules_are_refused(case):
-    supernet = make_supernet(case.make())
-    assert not shares_prefixes(supernet)
-    with pytest.raises(TypeError, match=r"^\w+ is no chain whose prefixes can be shared; use the plain scorer$"):
-        prefix_scores(supernet, [], setting(RESNET20).scoring())
-
-
 class Flat(nn.Module):
     """A part of a chain that does not say what its output depends on."""
 
@@ -328,7 +320,7 @@ def test_a_link_without_a_key_and_a_batch_norm_that_is_not_elastic_are_refused()
 
 def test_a_space_that_is_no_supernet_is_refused():
     space = ResNet20Space(10, 3, 8, width_unit=1)
-    with pytest.raises(ValueError, match=r"^the space is no supernet: .* call make_supernet first$"):
+    with pytest.raises(ValueError, match=r"^the space is not a supernet: .* call make_supernet first$"):
         prefix_scores(space, [space.largest], setting(RESNET20).scoring())
 
 
