@@ -378,7 +378,8 @@ def test_the_45000_released_archs_of_2022_are_what_the_released_domain_draws():
     drawn = {variable.name: Counter() for variable in RELEASED.variables}
     for arch in archs:
         picks = picks_of(arch)
-        assert RELEASED.arch(picks).choices == arch.choices
+        expanded = RELEASED.choices(picks)
+        assert all(expanded[label] == choice for label, choice in arch.choices.items() if choice)
         for name, counts in drawn.items():
             counts[picks.get(name)] += 1
     for variable in RELEASED.variables:

@@ -417,7 +417,7 @@ def test_settings_that_cannot_be_honoured_are_refused(settings, message):
     [
         (
             {"plugins": MixedPrecision("16-mixed", "cpu")},
-            "precision is '16-mixed', whose gradients are scaled, so that clipping their norm would be wrong; "
+            "precision is '16-mixed'; float16 needs scaled gradients, whose norm would be clipped wrongly: "
             "use 'bf16-mixed' or '32-true'",
         ),
         ({"devices": 2}, "Trainer asks for 2 processes; SandwichStrategy runs in one: set devices=1"),

@@ -129,8 +129,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
             )
         if str(trainer.precision).startswith("16"):
             raise InputError(
-                f"precision is {trainer.precision!r}, whose gradients are scaled, so that clipping their norm would be "
-                "wrong; use 'bf16-mixed' or '32-true'"
+                f"precision is {trainer.precision!r}; float16 needs scaled gradients, whose norm would be clipped "
+                "wrongly: use 'bf16-mixed' or '32-true'"
             )
         if trainer.gradient_clip_val is None:
             return
