@@ -91,7 +91,7 @@ def test_nnis_modules_in_a_chain_are_put_back_too():
 
 def test_a_space_that_is_no_supernet_has_no_active_subnet_and_no_weights_to_extract():
     space = tiny_space()
-    message = "the space is no supernet: train it with SandwichStrategy, or call make_supernet first"
+    message = "the space is not a supernet: train it with SandwichStrategy, or call make_supernet first"
     with pytest.raises(ValueError, match=message), active_subnet(space, space.largest):
         pytest.fail("there is nothing to activate")
     with pytest.raises(ValueError, match=message):

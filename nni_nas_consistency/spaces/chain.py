@@ -1,7 +1,7 @@
-"""The base of all chain spaces: a model space that is nothing but links in a row.
+"""ChainSpace: the base of model spaces that are a sequence of links, each of which maps a state to the next.
 
-Forward, scoring by prefixes, complexity and extraction all walk `links`. The choices are NNI's, so that any NNI
-strategy can run the space; `make_supernet` turns it into a weight-sharing network.
+The forward pass, the prefix scorer, the complexity and extraction walk `links`. The choices are NNI's, so that NNI's
+strategies can run the space, and `make_supernet` turns it into a weight-sharing network.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ from nni_nas_consistency.supernet.modules import Branching, Elastic, ElasticInpu
 from nni_nas_consistency.supernet.nni_modules import choices_of, exact_freeze, nni_choice
 
 State: TypeAlias = "Tensor | tuple[Tensor, ...]"
-"""What goes from link to link: features [B, C, H, W], and behind them what is carried along."""
+"""What a link passes on: features [B, C, H, W]; in a tuple, tensors that later links need follow them."""
 
 
 @runtime_checkable
 class Link(Protocol):
-    """A part of a chain that the prefix scorer can run; what else a chain is made of gets the plain scorer."""
+    """A link that the prefix scorer can run. A chain with other modules among its links gets the plain scorer."""
 
     nested: bool
-    """Whether the key is the width of the output, and a narrower output the leading channels of a wider one."""
+    """Whether the key is the output width, and a narrower output equals the leading channels of a wider one."""
 
     def __call__(self, state: State) -> State:
-        """Return the next state."""
+        """Return the next state; the link must not write into its input, which other archs share."""
 
     def key(self, arch: Arch) -> Hashable:
-        """Return all that the output depends on besides the input; None where the arch has no such link."""
+        """Return everything in the arch, besides the input, that the output depends on; None if the link is absent."""
 
 
 class ChainSpace(ModelSpace):  # type: ignore[misc]
-    """A search space over a chain of links.
+    """A model space that is a chain of links.
 
-    A concrete space calls `super().__init__` first, makes its choices with `choice(label)`, and sets `links`, each of
-    which maps a state to the next.
+    A concrete space calls `super().__init__` first, takes its choices from `choice(label)` or from NNI's LayerChoice,
+    InputChoice and Repeat with a label of the domain, and sets `links`.
 
     Args:
-        domain: What the archs are, how they are written, and which is the largest and the smallest.
+        domain: The archs of the space, their codec, and the largest and the smallest of them.
         image_size: Side of the images, in pixels.
     """
 
     active: Active | None
-    """What a supernet runs; None while the space is no supernet."""
+    """Holds the current run of a supernet; None while the space is not a supernet of this package."""
 
     def __init__(self, domain: Domain, image_size: int) -> None:
         super().__init__()
@@ -74,10 +74,10 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         self.active = None
         context = current_model()
         self.frozen_arch = None if context is None else self.codec.arch(context)
-        """In a frozen space, the arch that it is."""
+        """The arch of a frozen space; None in others."""
 
     def choice(self, label: str) -> Any:
-        """Return NNI's choice for a label of the domain, a number of channels or of modules, say.
+        """Return NNI's choice for a label of the domain: for a number of channels or a depth, say.
 
         Raises:
             ValueError: The domain has no such label.
@@ -88,7 +88,7 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         raise ValueError(f"{self.codec.space} has no variable that sets {label!r}; add it to the domain")
 
     def add_mutable(self, mutable: Any) -> Any:
-        """Register a mutable, as NNI does; a constraint becomes one of the domain too, so that samplers honour it."""
+        """Register a mutable, as in NNI. A constraint becomes one of the domain too, so that samplers honour it."""
         if isinstance(mutable, Constraint):
             constraints = (*self.domain.constraints, constraint_of(mutable))
             self.domain = replace(self.domain, constraints=constraints)
@@ -103,7 +103,7 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
 
     @cached_property
     def allowed(self) -> dict[str, tuple[Choice, ...]]:
-        """What each label that the network reads can be."""
+        """The allowed choices of each label that the network reads."""
         return choices_of(self)
 
     @cached_property
@@ -111,11 +111,11 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         return {label: choice for label, choice in self.simplify().items() if not isinstance(choice, Constraint)}
 
     def sample(self, arch: Arch) -> dict[str, Any]:
-        """Return NNI's sample of an arch: label → choice, of those labels that the network reads."""
+        """Return NNI's sample of an arch: label → choice, for the labels that the network reads."""
         return {label: nni_choice(choice, arch.choices[label]) for label, choice in self._choices.items()}
 
     def arch(self, sample: Sample) -> Arch:
-        """Return the arch of a sample; what the code writes but the network never reads is filled in.
+        """Return the arch of NNI's sample; labels of the code that no network reads may be missing.
 
         Raises:
             ArchError: A label is missing, or a choice is not allowed.
@@ -124,7 +124,7 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
 
     @property
     def largest(self) -> Arch:
-        """The arch that holds all others.
+        """The arch whose weights contain those of all others.
 
         Raises:
             ValueError: The space declares none.
@@ -133,7 +133,7 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
 
     @property
     def smallest(self) -> Arch:
-        """The arch that all others hold.
+        """The arch whose weights all others contain.
 
         Raises:
             ValueError: The space declares none.
@@ -141,15 +141,15 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         return _declared(self.domain.smallest, "smallest")
 
     def complexity(self, arch: Arch) -> Cost:
-        """Return the parameters and the MACs for one image."""
+        """Return the parameters of an arch, and its MACs for one image; every link must be a `CostedLink`."""
         return chain_cost(cast("list[CostedLink]", self.links), arch, self.image_size)
 
     def can_stack(self, archs: Sequence[Arch]) -> bool:
-        """Return whether archs use the same modules, in which they differ by width alone.
+        """Return whether archs can run as one stacked batch: they use the same modules, and differ in widths only.
 
-        Between layers, a stacked batch has zeros in the channels that an arch lacks, behind those that it has. A space
-        whose own code puts something else there (a sigmoid, a concatenation of features of several widths) overrides
-        this and returns False.
+        In a stacked batch, the channels that an arch lacks are zero and come last. A space must override this, to
+        return False, if code of its own between elastic layers changes that: a sigmoid, or a concatenation of features
+        whose widths vary.
         """
         stacking = self._stacking if self.active is not None else _Stacking.of(self)
         if not stacking.possible:
@@ -159,35 +159,35 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
 
     @cached_property
     def _stacking(self) -> _Stacking:
-        """What stacking depends on in a supernet, whose modules stay the same."""
+        """Cached, as the modules of a supernet stay the same."""
         return _Stacking.of(self)
 
     def freeze(self, sample: Sample) -> ChainSpace:
-        """Return the subnet of a sample, built of plain torch layers.
+        """Return the subnet of a sample, made of plain torch layers.
 
-        A supernet hands its weights on as copies; without one the weights are fresh.
+        Its weights are copies of the supernet's slices, or newly initialised if the space is not a supernet.
 
         Raises:
-            SampleValidationError: The sample lacks a label, has a choice that is not allowed, or breaks a constraint.
+            SampleValidationError: A label is missing, a choice is not allowed, or a constraint is violated.
         """
         sample = {
             label: nni_choice(self._choices[label], sample[label]) if label in self._choices else choice
             for label, choice in sample.items()
         }
         self.validate(sample)
-        if self.active is None and is_supernet(self):  # NNI's own supernet modules know how to freeze themselves
+        if self.active is None and is_supernet(self):  # of one of NNI's strategies
             with exact_freeze():
                 return copy.deepcopy(cast("ChainSpace", super().freeze(sample)))
         if self.active is None:
             return self._rebuild(sample)
-        with torch.random.fork_rng(devices=[]):  # first values, replaced at once, shall not move torch's generator
+        with torch.random.fork_rng(devices=[]):  # initial weights are replaced at once: leave torch's generator alone
             frozen = self._rebuild(sample)
         copy_into(frozen, sub_state_dict(self, self.arch(sample)))
         frozen.train(self.training)
         return frozen
 
     def check_contains(self, sample: Sample) -> SampleValidationError | None:
-        """Return what is wrong with a sample, or None; NNI's own walk over all modules takes milliseconds."""
+        """Return what is wrong with a sample, or None; faster than NNI's own walk over all modules."""
         for label, allowed in self.allowed.items():
             choice = sample.get(label)
             if (tuple(choice) if isinstance(choice, list) else choice) not in allowed:
@@ -212,9 +212,9 @@ class _Stacking:
     """What decides whether archs can run as one stacked batch.
 
     Args:
-        possible: Whether any can.
-        choices: Choices that stacked archs must share, as they decide more than a width.
-        branching: Modules of which stacked archs must have the same children.
+        possible: Whether any archs can.
+        choices: The choices that stacked archs must share, since they are not widths.
+        branching: The modules in which stacked archs must have the same children.
     """
 
     possible: bool
@@ -223,7 +223,7 @@ class _Stacking:
 
     @classmethod
     def of(cls, space: ChainSpace) -> _Stacking:
-        """Return that of a space, or of a supernet."""
+        """Return that of a space or supernet."""
         modules = list(cast("nn.Module", space).modules())[1:]
         choices = [
             Resolved(mutable)
@@ -235,24 +235,23 @@ class _Stacking:
         return cls(possible, choices, [module for module in modules if isinstance(module, Branching)])
 
     def decided(self, arch: Arch) -> tuple[list[Any], list[list[str]]]:
-        """Return what an arch decides, which must be the same for all of a stack."""
+        """Return what must be the same for all archs of a stacked batch."""
         children = [[name for name, _ in module.subnet_children(arch)] for module in self.branching]
         return [choice.at(arch) for choice in self.choices], children
 
 
 def _runs_one_arch(module: nn.Module, *, supernet: bool) -> bool:
-    """Return whether a module mixes up the archs of a stacked batch."""
+    """Return whether a module would give wrong results on a stacked batch."""
     if isinstance(module, (InputChoice, ElasticInputChoice)):
-        return bool(
-            module.reduction == "concat"
-        )  # of inputs of several widths, absent channels would not be the last ones
+        # absent channels of the first input would not come last
+        return bool(module.reduction == "concat")
     if isinstance(module, BaseSuperNetModule):
         return not isinstance(module, Elastic)
     return supernet and isinstance(module, _BatchNorm)
 
 
 def constraint_of(mutable: Mutable) -> DomainConstraint:
-    """Return the constraint that a mutable of NNI puts on the choices below it."""
+    """Return a constraint of NNI as one of a domain."""
     choices_by_label = mutable.simplify()
 
     def refusal(choices: Mapping[str, Choice]) -> str | None:
@@ -269,5 +268,5 @@ def constraint_of(mutable: Mutable) -> DomainConstraint:
 
 def _declared(arch: Arch | None, which: str) -> Arch:
     if arch is None:
-        raise ValueError(f"the space has no {which} arch; name the archs that always run yourself")
+        raise ValueError(f"the space declares no {which} arch; pass one with its domain, or name an arch yourself")
     return arch

@@ -1,8 +1,8 @@
 """ResNet-20 with searchable widths: the space of CVPR 2021 NAS track 1.
 
-Stem, nine residual blocks of two 3×3 convs in three stages, classifier. A block goes w(2j−1) → w(2j) → w(2j+1) and is
-two links of the chain, whose state between them is (features, input of the block). The last width of a code is never
-read: the classifier takes the one before.
+Stem, nine residual blocks of two 3×3 convolutions in three stages, classifier. Block j, from 1, has the widths
+w(2j−1) → w(2j) → w(2j+1). It is two links of the chain, with the state (features, input of the block) between them. No
+network reads the last width of a code, w20: the classifier follows w19.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class ResNet20Space(ChainSpace):
         num_classes: Classes K.
         in_channels: Channels of the images.
         image_size: Side of the images, in pixels.
-        shortcut: `projection`: a 1×1 conv with batch norm in every block, which ranks better in supernets (third
-            place of 2021, and the winners); `standalone`: only in the first block of a stage and where the widths
-            differ, identity elsewhere, as the reference accuracies were trained.
-        width_unit: Channels between neighbouring widths; 4 is the released space.
+        shortcut: `projection`: a 1×1 convolution with batch norm in every block, which ranks better in supernets (the
+            winners of 2021, and third place); `standalone`: only in the first block of a stage and where the widths
+            differ, else an identity, as in the networks of the reference accuracies.
+        width_unit: Step between neighbouring widths, in channels; 4 in the released space.
 
     Raises:
         ValueError: An argument is out of range.
@@ -73,7 +73,7 @@ def _domain(width_unit: int) -> Domain:
 
 
 class Stem(nn.Module):
-    """3×3 conv, batch norm, ReLU: images → features."""
+    """3×3 convolution, batch norm, ReLU: images → features."""
 
     nested = True
 
@@ -96,7 +96,7 @@ class Stem(nn.Module):
 
 
 class ResidualEntry(nn.Module):
-    """First half of a block: features → (features after conv, batch norm and ReLU; the block's input)."""
+    """First half of a block, 3×3 convolution, batch norm, ReLU: features → (features, input of the block)."""
 
     nested = True
 
@@ -107,7 +107,7 @@ class ResidualEntry(nn.Module):
         self.conv1 = ConvBN(width_in, width_mid, 3, stride=stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features in the block and the block's input."""
+        """Return the features inside the block, and the block's input."""
         return F.relu(self.conv1(x), inplace=True), x
 
     def key(self, arch: Arch) -> int:
@@ -121,17 +121,17 @@ class ResidualEntry(nn.Module):
 
 
 class ResidualExit(nn.Module):
-    """Second half of a block: conv and batch norm, the shortcut added, ReLU: state → features."""
+    """Second half of a block, 3×3 convolution, batch norm, shortcut added, ReLU: state → features."""
 
     def __init__(self, width_mid: Any, width_out: Any, shortcut: Shortcut) -> None:
         super().__init__()
         self.width_mid, self.width_out = Resolved(width_mid), Resolved(width_out)
         self.conv2 = ConvBN(width_mid, width_out, 3)
         self.shortcut = shortcut
-        self.nested = shortcut.always  # else the width decides whether there is a projection
+        self.nested = shortcut.always  # else the output width decides between projection and identity
 
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the block's features."""
+        """Return the output of the block."""
         x, block_input = state
         x = self.conv2(x)
         shortcut = self.shortcut(block_input, x.shape[1])
@@ -148,10 +148,11 @@ class ResidualExit(nn.Module):
 
 
 class Shortcut(ReadsActive, nn.Module):
-    """Shortcut: 1×1 conv and batch norm; identity instead where it is not always there and the widths are equal.
+    """1×1 convolution and batch norm; or an identity, where the projection is optional and the widths are equal.
 
-    The stride is taken before the conv, which comes to the same: oneDNN's strided 1×1 convs of fewer than 16 channels
-    write past their memory in backward (its issue 6035), which killed training on 3, 5, 6, 7 or 12 threads.
+    The stride is taken before the convolution, which gives the same result: in backward, oneDNN's strided 1×1
+    convolutions of fewer than 16 channels write past their memory (its issue 6035), which killed training on 3, 5, 6, 7
+    or 12 threads.
     """
 
     def __init__(self, width_in: Any, width_out: Any, stride: int, *, always: bool) -> None:
@@ -165,24 +166,24 @@ class Shortcut(ReadsActive, nn.Module):
             self.project = ConvBN(width_in, width_out, 1)
 
     def forward(self, x: Tensor, channels: int) -> Tensor:
-        """Return what the block adds to its output of so many channels: [B, channels, H / stride, W / stride]."""
+        """Return what the block adds to its features: [B, channels, H / stride, W / stride]."""
         if self.project is None or self._runs_as_identity(x, channels):
             return x
         projected: Tensor = self.project(x[:, :, :: self.stride, :: self.stride])
         return projected
 
     def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
-        """Return the projection, unless the subnet has an identity here."""
+        """Return the projection, or nothing for an identity."""
         return [] if self.is_identity(arch) else list(self.named_children())
 
     def is_identity(self, arch: Arch) -> bool:
-        """Return whether the subnet has an identity here."""
+        """Return whether the shortcut of an arch is an identity."""
         return not self.always and bool(self.width_in.at(arch) == self.width_out.at(arch))
 
     def _runs_as_identity(self, x: Tensor, channels: int) -> bool:
-        if self.active is None:  # NNI's own supernet runs one arch, whose widths these are
+        if self.active is None:  # in supernets of NNI's strategies, the widths tell the arch
             return not self.always and x.shape[1] == channels
-        return self.is_identity(self.active.run.archs[0])  # the widths of a stacked batch are those of the widest
+        return self.is_identity(self.active.run.archs[0])  # a stacked batch is as wide as its widest archs
 
     def cost(self, arch: Arch, side: int) -> Cost:
         """Return the cost at an output of `side` × `side`."""
@@ -207,9 +208,9 @@ class Head(nn.Module):
         return logits
 
     def key(self, arch: Arch) -> Hashable:
-        """Return the same for all archs: the output depends on the input alone."""
+        """Return the same key for all archs: the output depends on the input alone."""
         return ()
 
     def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
-        """Return the cost, and 1: nothing is left of the image."""
+        """Return the cost, and 1, the side of the pooled features."""
         return linear_cost(self.width_in.at(arch), self.num_classes), 1

@@ -1,4 +1,7 @@
-"""Supernet checkpoints: the shared weights as safetensors, with what they are as metadata. No code runs on reading."""
+"""Supernet checkpoints: safetensors files of the shared weights, with space and provenance as metadata.
+
+Unlike pickles they run no code when they are read.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,15 @@ from nni_nas_consistency.files.checkpoint_header import (
 
 
 def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) -> None:
-    """Write a supernet; the file appears whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
-        path: Where to.
+        path: The file; an older one is replaced.
         supernet: A space after `make_supernet`.
-        about: What made it (recipe, data, seed, …), plain JSON values.
+        about: How it was made: recipe, data, seed, …, as plain JSON values.
 
     Raises:
-        CheckpointError: The folder cannot be written.
+        CheckpointError: The file cannot be written.
     """
     metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": json.dumps(dict(about))}
     # copies, since safetensors refuses tensors that share memory: those of a module that is registered twice
@@ -50,11 +53,11 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
 
 
 def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
-    """Load weights into a supernet and return what made them.
+    """Load the weights of a checkpoint into a supernet, and return how they were made.
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
-        supernet: A space after `make_supernet`, made with the same arguments as the file's.
+        supernet: A space after `make_supernet`, with the same arguments as the space of the checkpoint.
 
     Raises:
         CheckpointError: There is no such file, it is not a supernet checkpoint, or was trained for a different space.
@@ -74,12 +77,12 @@ def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
 
 
 def weights_sha256(supernet: ModelSpace) -> str:
-    """Return what tells the weights and running statistics of one supernet from those of another."""
+    """Return the SHA-256 of the weights and running statistics of a supernet."""
     return sha256_of(tensor for _, tensor in sorted(_weights(supernet).items()))
 
 
 def sha256_of(tensors: Iterable[Tensor]) -> str:
-    """Return the SHA-256 of tensors, in this order: their types, shapes and values."""
+    """Return the SHA-256 of the types, shapes and values of tensors, in this order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
@@ -88,7 +91,7 @@ def sha256_of(tensors: Iterable[Tensor]) -> str:
 
 
 def space_identity(space: ModelSpace) -> dict[str, Any]:
-    """Return class and arguments of a search space, as plain JSON values."""
+    """Return the class and the arguments of a search space, as plain JSON values."""
     identity: dict[str, Any] = json.loads(json.dumps({"class": type(space).__name__, **space.args}, default=repr))
     return identity
 
@@ -121,7 +124,7 @@ def _weights(supernet: ModelSpace) -> dict[str, Tensor]:
 
 
 def _present_name(name: str) -> str:
-    """Return the name that a tensor of a ResNet20 supernet of format 1 has now."""
+    """Return the present name of a tensor in a ResNet20 checkpoint of format 1."""
     match = re.fullmatch(r"stages\.(\d+)\.(shortcut\.)?(conv|bn)\.(\w+)", name)
     if match is None:
         return name.replace("stages.", "links.", 1)

@@ -1,7 +1,7 @@
 """make_supernet: turn a model space, in place, into a weight-sharing network, by NNI's mutation hooks.
 
-In a chain space our elastic modules take the places of NNI's mutable ones; NNI's own supernet modules serve what is
-left, and all of any other space.
+In a chain space, elastic modules replace NNI's mutable modules where they can (`modules.py`). NNI's own supernet
+modules (`nni_modules.py`) serve the rest, and every module of any other space.
 """
 
 from __future__ import annotations
@@ -25,32 +25,31 @@ from nni_nas_consistency.supernet.nni_modules import choices_of, mutate, nni_cho
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
 
 TRIES = 1000
-"""Random samples before a constraint is taken to allow next to nothing."""
+"""Random samples to draw before giving up on a constraint."""
 
 
 @runtime_checkable
 class Chain(Protocol):
-    """A model space that is a row of links; `spaces.chain.ChainSpace` is one."""
+    """A model space that is a chain of links; `spaces.chain.ChainSpace` is one."""
 
     links: nn.ModuleList
     codec: Codec
 
     def can_stack(self, archs: Sequence[Arch]) -> bool:
-        """Return whether these archs use the same modules."""
+        """Return whether archs can run as one stacked batch."""
 
 
 def make_supernet(space: AnySpace) -> AnySpace:
     """Turn a model space, in place, into a supernet; return the same object.
 
-    Until an arch is set, it runs as the largest of a chain space, and as some arch of any other.
+    Until `active_subnet` sets an arch, it runs as the largest arch that a chain space declares, else as some arch.
 
     Args:
         space: A `ModelSpace` of NNI: a chain space, a hub space, or your own.
 
     Raises:
         ValueError: The space is a supernet already.
-        InputError: The space has a module that neither an elastic module nor NNI can share weights in; the message
-            names it.
+        InputError: Neither we nor NNI can share the weights of some module; the message names it and the way out.
     """
     if getattr(space, "active", None) is not None:
         raise ValueError("the space is a supernet already")
@@ -72,10 +71,10 @@ def make_supernet(space: AnySpace) -> AnySpace:
 
 
 def _some_sample(space: ModelSpace) -> dict[str, Any]:
-    """Return a sample that is allowed: the first choices, or where these break a constraint, random ones.
+    """Return a valid sample: the first choices or, where these violate a constraint, random ones.
 
     Raises:
-        InputError: The constraints allow next to no sample.
+        InputError: No valid sample was drawn.
     """
     mutables = {label: mutable for label, mutable in space.simplify().items() if not isinstance(mutable, Constraint)}
     sample = {label: nni_choice(mutables[label], choices[0]) for label, choices in choices_of(space).items()}
@@ -85,14 +84,15 @@ def _some_sample(space: ModelSpace) -> dict[str, Any]:
         if error is None:
             return sample
         sample = {label: mutable.random(random_state=dice) for label, mutable in mutables.items()}
-    raise InputError(f"{type(space).__name__}: {TRIES} draws broke a constraint ({error}); loosen it")
+    reason = " ".join(str(error).split())
+    raise InputError(f"{type(space).__name__}: {TRIES} draws in a row violated a constraint ({reason}); loosen it")
 
 
 def codec_of(space: ModelSpace) -> Codec:
-    """Return how the archs of a space are written: its own codec, or the canonical JSON of NNI's samples.
+    """Return the codec of a space: its own, or the canonical JSON of NNI's samples.
 
     Raises:
-        InputError: The space has a choice of real numbers, which has no end of values.
+        InputError: A choice is continuous, or its values cannot be written as text.
     """
     own = getattr(space, "codec", None)
     if own is not None:

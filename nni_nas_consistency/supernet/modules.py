@@ -1,8 +1,8 @@
-"""Elastic modules: one set of weights, of which each subnet uses the first channels, or some of the candidates.
+"""Elastic modules: one set of shared weights, of which each subnet uses the leading channels, or some candidates.
 
-Fully shared weights as in Slimmable Neural Networks (Yu et al. 2019, section 3). They take the places of NNI's mutable
-modules in a chain space (`make.py`); each reads what runs from the supernet's `Active`, and resolves its own widths,
-operator, inputs or depth from the archs that run.
+Channels are shared as in Slimmable Neural Networks (Yu et al. 2019, section 3). Elastic modules replace NNI's mutable
+modules in a chain space (`make.py`). Each reads the current run from the supernet's `Active`, and resolves its own
+widths, operator, inputs or depth from the archs of that run.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised,
 
 @runtime_checkable
 class Sliced(Protocol):
-    """A module whose weights a subnet has slices of."""
+    """A module of which a subnet has slices of the weights."""
 
     def slices(self, arch: Arch) -> dict[str, Tensor]:
-        """Return the weights and buffers of the subnet, views of the shared ones, by their names in a state dict."""
+        """Return the subnet's weights and buffers, views of the shared ones, by their names in a state dict."""
 
 
 @runtime_checkable
 class Branching(Protocol):
-    """A module of which subnets have some children only."""
+    """A module of which a subnet may lack children."""
 
     def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
-        """Return the children that the subnet has, by the names that they have in the frozen subnet."""
+        """Return the subnet's children by their names in the frozen subnet; a child named "" replaces the module."""
 
 
 class ConvBN(nn.Module):
-    """A convolution and its batch norm, which are one module so that the norm can know the convolution's input width.
+    """A convolution without bias and its batch norm, as one module: the norm may overwrite the convolution's output.
 
     Args:
-        channels_in: Input channels, or NNI's choice of them.
-        channels_out: Output channels, or NNI's choice of them.
-        kernel_size: Side of the kernel, in pixels; an odd number.
-        stride: Stride of the convolution, in pixels; the padding keeps the size at stride 1.
-        groups: 1, or as many as input channels for a depthwise convolution.
+        channels_in: Input channels: an integer, a choice of NNI, or an expression of choices.
+        channels_out: Output channels, likewise.
+        kernel_size: Side of the kernel, in pixels, or a choice; odd numbers. The padding keeps the size at stride 1.
+        stride: Stride of the convolution, in pixels.
+        groups: 1, or `channels_in` for a depthwise convolution.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class ConvBN(nn.Module):
 
 
 class Elastic(BaseSuperNetModule):  # type: ignore[misc]
-    """What NNI asks of the modules of a supernet; an arch is set through `active_subnet`, for all modules at once."""
+    """Base of elastic modules, with the methods that NNI calls; `active_subnet` sets the arch of all at once."""
 
     active: Active
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return nothing new: the strategy draws archs and sets the active subnet."""
+        """Return no choices: the strategy draws archs and sets the active subnet."""
         return {}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return the active choice of each label here."""
+        """Return the active arch's choice for each label of this module."""
         choices = self.active.run.archs[0].choices
         return {label: choices[label] for mutable in self.mutables for label in mutable.simplify()}
 
@@ -95,9 +95,9 @@ class ElasticConv2d(Elastic, nn.Conv2d):
     """Convolution from the first input channels to the first output channels.
 
     Args:
-        active: What the supernet runs.
-        arguments: What `MutableConv2d` was made with; channels may be choices or expressions of them, and so may
-            `groups` where it is the number of input and of output channels (depthwise).
+        active: Holds the current run of the supernet.
+        arguments: Arguments of `MutableConv2d`; channels may be choices or expressions of choices, and so may `groups`
+            if it equals both (depthwise).
     """
 
     def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class ElasticConv2d(Elastic, nn.Conv2d):
         return without_absent(self.convolve(x), 1, self.width_out, self.active.run)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Return what `forward` does, but for the channels that some archs of a stacked batch lack: these are left."""
+        """Return what `forward` does, but with arbitrary values in absent channels, which a batch norm will zero."""
         out = x.shape[1] if self.depthwise else widest(self.width_out, self.active.run)
         kernel = self._kernel(x.shape[1], out).to(x.dtype)
         bias = None if self.bias is None else self.bias[:out].to(x.dtype)
@@ -134,14 +134,14 @@ class ElasticConv2d(Elastic, nn.Conv2d):
 
 
 class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
-    """Batch norm of the first channels, with one scale, shift and running statistics for all subnets.
+    """Batch norm of the first channels, whose weight, bias and running statistics all subnets share.
 
-    y = weight · (x − mean) / √(var + eps) + bias. A stacked batch is normalised arch by arch with its own statistics,
-    and loses the channels that an arch lacks.
+    y = weight · (x − mean) / √(var + eps) + bias. In a stacked batch, each arch is normalised with the statistics of
+    its own images, and absent channels become zero.
 
     Args:
-        active: What the supernet runs.
-        arguments: What `MutableBatchNorm2d` was made with; `num_features` may be a choice or an expression of choices.
+        active: Holds the current run of the supernet.
+        arguments: Arguments of `MutableBatchNorm2d`; `num_features` may be a choice or an expression of choices.
     """
 
     def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         return self.normalise(x)
 
     def scaled(self, x: Tensor) -> Normalised:
-        """Return x, normalised with the statistics of the run, as a `Normalised` that may overwrite x."""
+        """Return x, normalised with the run's statistics, as a `Normalised`, which may overwrite x."""
         run = self.active.run
         assert run.statistics is not None
         mean, var = run.statistics.moments(self, x, len(run.archs))
@@ -171,7 +171,7 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         return Normalised([(x, scale)], shift)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Return x, normalised as torch does: by the batch's statistics in training mode, else by the running ones."""
+        """Return x, normalised as in torch: with the batch's statistics in training mode, else the running ones."""
         if len(self.active.run.archs) > 1:
             return self._stacked(x)
         c = x.shape[1]
@@ -196,14 +196,14 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         return like.new_ones(c), like.new_zeros(c)
 
     def _present(self, run: Run, x: Tensor) -> Tensor | None:
-        """Return which channels each arch of a stacked batch has, [archs, C]; None: all have all."""
+        """Return the mask of the channels that each arch has, [archs, C], or None if all archs have all of them."""
         widths = tuple(self.width.at(arch) for arch in run.archs)
         if min(widths) == x.shape[1]:
             return None
         return channels_present(widths, x.shape[1], x.device)
 
     def _of_rows(self, x: Tensor) -> Tensor:
-        """Normalise with the statistics of the batch, where torch's kernel is slow: channels-last, of any width."""
+        """Normalise channels-last features with the batch's statistics, faster than torch's own kernel."""
         c, pixels = x.shape[1], x.numel() // x.shape[1]
         y, mean, var = BatchNormOfRows.apply(x, self.weight[None, :c], self.bias[None, :c], self.eps)  # type: ignore[no-untyped-call]
         share = self._update_share()
@@ -212,7 +212,7 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         return cast("Tensor", y)
 
     def _update_share(self) -> float:
-        """Return how much the next batch moves the running statistics; without a momentum, all batches count alike."""
+        """Return the weight of the next batch in the running statistics; momentum None averages over all batches."""
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -220,7 +220,9 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
     def _stacked(self, x: Tensor) -> Tensor:
         """Normalise [archs · B, C, H, W] arch by arch; channels that an arch lacks come out as zero."""
         if not self.training:
-            raise RuntimeError("a stacked batch has statistics of its own only: put the batch norms into training mode")
+            raise RuntimeError(
+                "a stacked batch can only be normalised with its own statistics: put the batch norms into training mode"
+            )
         run = self.active.run
         widths = tuple(self.width.at(arch) for arch in run.archs)
         weight, bias = self._affine(x.shape[1], x)
@@ -232,9 +234,11 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, widths: tuple[int, ...]) -> None:
-        """Move the running statistics as passes one by one would; mean and variance are [archs, C]."""
+        """Update the running statistics as if the archs ran one after the other; mean and variance are [archs, C]."""
         if self.momentum is None:
-            raise RuntimeError("cumulative statistics are estimated for one arch at a time, not for a stacked batch")
+            raise RuntimeError(
+                "a stacked batch cannot update cumulative statistics (momentum=None); run the archs one by one"
+            )
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked.add_(len(widths))
         if self.momentum == 0:
@@ -245,12 +249,12 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
 
 
 class ElasticConvBN(Elastic, nn.Module):
-    """A convolution and its batch norm in a supernet.
+    """`ConvBN` of a supernet.
 
     Args:
-        active: What the supernet runs.
+        active: Holds the current run of the supernet.
         conv: The convolution.
-        bn: The batch norm, which may overwrite its input.
+        bn: The batch norm, which may overwrite the output of the convolution.
     """
 
     def __init__(self, active: Active, conv: ElasticConv2d, bn: ElasticBatchNorm2d) -> None:
@@ -270,8 +274,8 @@ class ElasticLinear(Elastic, nn.Linear):
     """Linear layer from the first input features to the first output features.
 
     Args:
-        active: What the supernet runs.
-        arguments: What `MutableLinear` was made with; its features may be choices or expressions of choices.
+        active: Holds the current run of the supernet.
+        arguments: Arguments of `MutableLinear`; features may be choices or expressions of choices.
     """
 
     def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
@@ -283,7 +287,7 @@ class ElasticLinear(Elastic, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, …, active output width] from [B, …, active input width]; absent features are zero."""
         out = widest(self.width_out, self.active.run)
-        # contiguous: backward then multiplies in the same order as in a layer of this width, bit for bit
+        # contiguous, so that backward multiplies in the same order as a layer of this width, bit for bit
         weight = self.weight[:out, : x.shape[-1]].contiguous().to(x.dtype)
         y = F.linear(x, weight, None if self.bias is None else self.bias[:out].to(x.dtype))
         return without_absent(y, -1, self.width_out, self.active.run)
@@ -299,8 +303,8 @@ class ElasticLayerNorm(Elastic, nn.LayerNorm):
     """Layer norm over the first features. Archs of different widths here cannot be stacked.
 
     Args:
-        active: What the supernet runs.
-        arguments: What `MutableLayerNorm` was made with; `normalized_shape` may be a choice or an expression.
+        active: Holds the current run of the supernet.
+        arguments: Arguments of `MutableLayerNorm`; `normalized_shape` may be a choice or an expression of choices.
     """
 
     def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
@@ -324,11 +328,11 @@ class ElasticLayerNorm(Elastic, nn.LayerNorm):
 
 
 class ElasticLayerChoice(Elastic, nn.Module):
-    """A choice between operators, of which the active arch runs one.
+    """A choice between operators, each with weights of its own; the active arch's one runs.
 
     Args:
-        active: What the supernet runs.
-        choice: The layer choice of the space; its candidates keep their names and weights.
+        active: Holds the current run of the supernet.
+        choice: The `LayerChoice` of the space; its candidates keep their names and weights.
     """
 
     def __init__(self, active: Active, choice: LayerChoice) -> None:
@@ -343,20 +347,20 @@ class ElasticLayerChoice(Elastic, nn.Module):
         return self.get_submodule(str(arch.choices[self.label]))
 
     def forward(self, *inputs: Any) -> Any:
-        """Return what the active operator makes of the inputs."""
+        """Return the output of the active operator."""
         return self.chosen(self.active.run.archs[0])(*inputs)
 
     def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
-        """Return the operator of the subnet; the frozen subnet has it in place of the choice."""
+        """Return the operator of the subnet, which takes the place of the choice in a frozen subnet."""
         return [("", self.chosen(arch))]
 
 
 class ElasticInputChoice(Elastic, nn.Module):
-    """A choice between inputs, of which the active arch takes some.
+    """A choice of inputs: those of the active arch are summed, averaged or concatenated.
 
     Args:
-        active: What the supernet runs.
-        choice: The input choice of the space.
+        active: Holds the current run of the supernet.
+        choice: The `InputChoice` of the space.
     """
 
     def __init__(self, active: Active, choice: InputChoice) -> None:
@@ -377,16 +381,16 @@ class ElasticInputChoice(Elastic, nn.Module):
         return total / len(chosen) if self.reduction == "mean" else total
 
     def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
-        """Return nothing: there are no weights."""
+        """Return no children: there are no weights."""
         return []
 
 
 class ElasticRepeat(Elastic, nn.Module):
-    """The first modules of a row, as many as the depth of the active arch.
+    """The first modules of a sequence, as many as the active arch is deep.
 
     Args:
-        active: What the supernet runs.
-        repeat: The repeat of the space; its modules keep their weights.
+        active: Holds the current run of the supernet.
+        repeat: The `Repeat` of the space; its modules keep their weights.
     """
 
     def __init__(self, active: Active, repeat: Repeat) -> None:
@@ -396,7 +400,7 @@ class ElasticRepeat(Elastic, nn.Module):
         self.active = active
 
     def forward(self, x: Any) -> Any:
-        """Return x after the modules of the active arch, one after the other."""
+        """Return the output of the active arch's modules, run one after the other."""
         for _, module in self.subnet_children(self.active.run.archs[0]):
             x = module(x)
         return x
@@ -412,7 +416,7 @@ def widest(width: Resolved, run: Run) -> int:
 
 
 def without_absent(x: Tensor, dim: int, width: Resolved, run: Run) -> Tensor:
-    """Return a stacked batch [archs · B, …] with zeros in the channels of `dim` that an arch lacks."""
+    """Return a stacked batch, [archs · B, …], with zeros in the channels that an arch lacks; channels are at `dim`."""
     widths = tuple(int(width.at(arch)) for arch in run.archs)
     if min(widths) == x.shape[dim]:
         return x
@@ -423,12 +427,12 @@ def without_absent(x: Tensor, dim: int, width: Resolved, run: Run) -> Tensor:
 
 
 def elastic(module: nn.Module, active: Active) -> nn.Module | None:
-    """Return the elastic version of a module of a chain space, or None where there is none, as for plain layers.
+    """Return the elastic version of a module of a chain space, or None if it has none, such as a plain convolution.
 
-    Weights of the same size, type, device, mode, eps and momentum are those of the module.
+    It keeps type, device, mode, eps and momentum of the module, and its weights if they have the same size.
 
     Raises:
-        TypeError: A number of channels is a choice of something else than integers.
+        TypeError: A number of channels is not an integer in some arch.
     """
     if type(module) is ConvBN:
         conv, bn = elastic(module.conv, active), elastic(module.bn, active)
@@ -447,7 +451,7 @@ def elastic(module: nn.Module, active: Active) -> nn.Module | None:
 
 
 def differ_by_width_alone(module: nn.Module) -> bool:
-    """Return whether the choices of a module are numbers of channels, in which archs of a stacked batch may differ."""
+    """Return whether archs of a stacked batch may differ in the choices of a module: numbers of channels only."""
     if isinstance(module, Elastic):
         return isinstance(module, (ElasticConv2d, ElasticBatchNorm2d, ElasticLinear))
     return type(module) is not MutableLayerNorm and _has_elastic_channels(module)
@@ -459,7 +463,7 @@ ELASTIC: Mapping[type[nn.Module], tuple[Any, frozenset[str]]] = {
     MutableLinear: (ElasticLinear, frozenset({"in_features", "out_features"})),
     MutableLayerNorm: (ElasticLayerNorm, frozenset({"normalized_shape"})),
 }
-"""NNI's layers, their elastic versions, and the arguments that may be choices in these."""
+"""NNI's layers with their elastic versions, and the arguments that may be choices in these."""
 
 
 def _elastic_choice(module: nn.Module, active: Active) -> Elastic | None:
@@ -473,7 +477,7 @@ def _elastic_choice(module: nn.Module, active: Active) -> Elastic | None:
 
 
 def _elastic_layer(module: nn.Module, active: Active) -> Elastic | None:
-    """Return an elastic layer; a batch norm of fixed width becomes one too, for stacked batches and scorers."""
+    """Return an elastic layer, or None; a batch norm of fixed width needs one too, for stacked batches and scoring."""
     if type(module) in (nn.BatchNorm2d, MutableBatchNorm2d) and not _choices_of(module):
         norm = cast("nn.BatchNorm2d", module)
         if not norm.track_running_stats:
@@ -488,7 +492,7 @@ def _elastic_layer(module: nn.Module, active: Active) -> Elastic | None:
 
 
 def _has_elastic_channels(module: nn.Module) -> bool:
-    """Return whether an elastic layer serves the choices of one of NNI's layers."""
+    """Return whether an elastic layer supports the choices of one of NNI's layers."""
     choices = _choices_of(module)
     if type(module) not in ELASTIC or not choices or not choices.keys() <= ELASTIC[type(module)][1]:
         return False
@@ -504,7 +508,7 @@ def _has_elastic_channels(module: nn.Module) -> bool:
 
 
 def _choices_of(module: nn.Module) -> dict[str, Any]:
-    """Return the arguments of a layer that are choices; a plain layer has none."""
+    """Return the arguments of a layer that are choices: none for a plain layer."""
     if not isinstance(module, ParametrizedModule):
         return {}
     return {name: value for name, value in module.trace_kwargs.items() if Resolved(value).varies}
@@ -516,7 +520,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _take_over(new: Any, layer: Any) -> None:
-    """Give an elastic layer what the layer has: type, device, settings, and weights of the same size."""
+    """Give an elastic layer the type, device and settings of a layer, and its weights if they have the same size."""
     like = next(chain(layer.parameters(), layer.buffers()), None)
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)

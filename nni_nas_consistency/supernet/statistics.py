@@ -1,8 +1,8 @@
-"""Which statistics batch norms normalise with while archs are scored.
+"""The statistics that batch norms normalise with while archs are scored.
 
-supernet: the running ones, which every subnet moved. train, test: those of this subnet, averaged over batches of
-training or test images, as `torch.optim.swa_utils.update_bn` does. batch: of each scored batch. For a network, two
-context managers set them; for the prefix scorer they are values, of the protocol `Statistics`.
+`supernet`: the running statistics, which all subnets updated. `train`, `test`: re-estimated for each subnet over
+training or test images, as `torch.optim.swa_utils.update_bn` does. `batch`: those of each scored batch. Two context
+managers set them for a network; the prefix scorer passes them as values, see `Statistics`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ BNStatistics = Literal["supernet", "train", "test", "batch"]
 BN_STATISTICS: tuple[BNStatistics, ...] = get_args(BNStatistics)
 
 Moments: TypeAlias = "tuple[Tensor, Tensor]"
-"""Mean and variance of every channel, [groups, C] both; a group is a batch of one arch, or all that there is."""
+"""Mean and variance of every channel, both [groups, C]; a group is a batch of one arch, an arch, or all images."""
 
 
 class Statistics(Protocol):
-    """What the batch norms of a supernet normalise with in one run."""
+    """The batch-norm statistics of one run of a supernet."""
 
     def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
-        """Return mean and variance for the input x, [archs · images, C, H, W], of a batch norm."""
+        """Return the mean and variance to normalise the input x of a batch norm with: [archs · images, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class OfEachBatch:
     """The statistics of each batch.
 
     Args:
-        batches: How many batches of each arch run at once.
+        batches: Batches of each arch in the input.
     """
 
     batches: int = 1
@@ -59,29 +59,29 @@ class Running:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Statistics that are re-estimated over a set of batches, all counting alike, for one run of a link.
+    """Statistics re-estimated for one run of a link: the average over all batches of a calibration set.
 
     Args:
-        total: How many batches the set has.
-        means: Mean and unbiased variance by batch norm, summed up while the set runs: [2, archs, C].
+        total: Batches of the calibration set.
+        means: Mean and unbiased variance by batch norm, [2, archs, C], summed up over the batches so far.
     """
 
     total: int
     means: dict[nn.BatchNorm2d, Tensor] = field(default_factory=dict)
 
     def moments(self, norm: nn.BatchNorm2d, x: Tensor, archs: int) -> Moments:
-        """Return mean and variance over the set: [archs, C]."""
+        """Return mean and variance over the calibration set: [archs, C]."""
         mean, var = self.means[norm]
         return mean, var
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The statistics of each batch, which are added to an estimate.
+    """The statistics of each batch, which are added to an estimate on the way.
 
     Args:
-        estimate: What they are added to.
-        batches: How many batches of each arch run at once.
+        estimate: The estimate.
+        batches: Batches of each arch in the input.
     """
 
     estimate: Estimate
@@ -102,7 +102,7 @@ class Estimates:
     """The estimates of all runs of links in one walk.
 
     Args:
-        total: How many batches the set has.
+        total: Batches of the calibration set.
     """
 
     def __init__(self, total: int) -> None:
@@ -121,7 +121,7 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Normalise with the statistics of each batch and leave the running ones alone; put back what was set before."""
+    """Normalise with the statistics of each batch, without updating the running ones; restore all settings on exit."""
     norms = batch_norms(network)
     with _put_back(norms):
         for norm in norms:
@@ -133,15 +133,15 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 def estimated_statistics(
     network: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
 ) -> Iterator[None]:
-    """Normalise with statistics averaged over batches, all counting alike; put back the former ones afterwards.
+    """Normalise with statistics re-estimated over batches, the average of all; restore the former ones on exit.
 
     Args:
-        network: The network, or the supernet whose active subnet `forward` runs; must be in evaluation mode inside.
-        forward: Runs one batch of images [B, C, H, W].
-        batches: The images to estimate from; at least one batch.
+        network: A network in evaluation mode, or a supernet whose active subnet `forward` runs.
+        forward: Runs a batch of images [B, C, H, W].
+        batches: The images to estimate from.
 
     Raises:
-        ValueError: There is no batch.
+        ValueError: There are no batches.
     """
     norms = batch_norms(network)
     with _put_back(norms):
