@@ -180,7 +180,7 @@ def test_a_list_for_a_different_space_is_refused(tmp_path):
     path = tmp_path / "archs.json"
     path.write_text(listed(0))
     assert message_of(read_released, path, RESNET48_CODEC).startswith(
-        f"arch1: the code is {A!r}; resnet48 writes 51 or 52 "
+        f"arch1: the code is {A!r}; resnet48 expects 51 or 52 "
     )
     assert message_of(read_released, path, DIGITS_CODEC).startswith(
         f"layer 2 of arch1 {A!r} asks for width 8; digits allows 1"

@@ -9,7 +9,9 @@ from functools import cache
 import nni
 import pytest
 import torch
+from helpers import keep_nni_in
 from nni.mutable import Numerical
+from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.hub.pytorch import DARTS, AutoFormer, MobileNetV3Space, NasBench101
 from nni.nas.nn.pytorch import (
     Cell,
@@ -29,10 +31,15 @@ from nni.nas.nn.pytorch.base import recursive_freeze
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 from nni.nas.space import model_context
+from nni.nas.strategy import RegularizedEvolution
 from torch import nn
 
 from nni_nas_consistency.errors import ArchError, InputError
+from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
+from nni_nas_consistency.scoring.plain import score_archs, score_network
+from nni_nas_consistency.scoring.scoring import Scoring
 from nni_nas_consistency.spaces.hub import domain_of, largest_sample, smallest_sample
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.nni_modules import (
     choices_of,
     exact_freeze,
@@ -590,3 +597,23 @@ def test_choices_that_have_no_text_are_refused():
     space = Single(lambda: MutableLayerNorm(8, bias=nni.choice("bias", [None, True])))
     with pytest.raises(InputError, match="bias can be None; give nni.choice numbers"):
         domain_of(space)
+
+
+@pytest.mark.parametrize("case", [case for case in EVERY_SPACE if not case.is_chain], ids=str)
+def test_nnis_evolution_scores_the_subnets_of_a_supernet_as_they_are_in_it(case, tmp_path, monkeypatch):
+    keep_nni_in(tmp_path, monkeypatch)
+    supernet = make_supernet(case.make()).double()
+    images = case.images()
+    batch = images, torch.arange(len(images)) % case.num_classes
+    scoring = Scoring("loss", "batch", lambda: [batch])
+
+    def evaluate(subnet):
+        nni.report_final_result(score_network(subnet, scoring).loss)
+
+    strategy = RegularizedEvolution(population_size=2, sample_size=2, seed=0)
+    config = RetiariiExeConfig(execution_engine="sequential", model_format="raw", max_trial_number=3)
+    assert RetiariiExperiment(supernet, FunctionalEvaluator(evaluate), strategy, config).run()
+    models = list(strategy.list_models(sort=False))
+    assert len(models) == 3
+    expected = [score.loss for score in score_archs(supernet, [model.sample for model in models], scoring)]
+    assert [float(model.metric) for model in models] == pytest.approx(expected, rel=1e-12)

@@ -7,6 +7,7 @@ modules (`nni_modules.py`) serve the rest, and every module of any other space.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from nni.mutable.annotation import Constraint
@@ -20,7 +21,7 @@ from nni_nas_consistency.archs.codecs import Codec, SampleCodec
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.supernet.active import Active, ReadsActive, Run, set_run
 from nni_nas_consistency.supernet.modules import Elastic, elastic
-from nni_nas_consistency.supernet.nni_modules import choices_of, mutate, nni_choice
+from nni_nas_consistency.supernet.nni_modules import choices_of, frozen_subnet, mutate, nni_choice
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
 
@@ -66,6 +67,8 @@ def make_supernet(space: AnySpace) -> AnySpace:
         if isinstance(module, ReadsActive):
             module.active = active
     space.active = active
+    if not isinstance(space, Chain):
+        space.freeze = partial(frozen_subnet, space)  # NNI's own fails on some, and shares or loses weights of others
     set_run(space, active.run)
     return space
 

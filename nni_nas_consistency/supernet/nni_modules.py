@@ -157,10 +157,13 @@ def frozen_subnet(supernet: MutableModule, sample: Mapping[str, Any]) -> nn.Modu
     """
     checked = _checked(supernet, _plan(supernet), sample)
     with exact_freeze():
-        if isinstance(supernet, ModelSpace) and supernet.mutables:  # constraints, with which NNI's freeze fails
+        if isinstance(supernet, ModelSpace):  # its own `freeze` fails where constraints were added to it
             frozen = nni_base.recursive_freeze(supernet, checked, include_root=False)[0]
         else:
             frozen = supernet.freeze(checked)
+    if isinstance(supernet, ModelSpace) and frozen is not supernet:  # a subnet is no supernet
+        frozen.__dict__.pop("freeze", None)
+        frozen.__dict__.pop("active", None)
     subnet: nn.Module = copy.deepcopy(frozen)
     for module in subnet.modules():
         if type(module) in (nn.Sequential, ChosenInputs):  # made anew by NNI, in training mode
