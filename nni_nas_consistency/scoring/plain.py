@@ -13,7 +13,6 @@ from torch import nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.scoring.scoring import Progress, Score, Scoring, image_scores
 from nni_nas_consistency.supernet.active import Sample, active_of, active_subnet, arch_of
-from nni_nas_consistency.supernet.nni_modules import frozen_subnet
 from nni_nas_consistency.supernet.statistics import batch_statistics, estimated_statistics
 
 
@@ -45,7 +44,7 @@ def score_archs(supernet: ModelSpace, archs: Iterable[Arch | Sample], scoring: S
         with active_subnet(supernet, arch):
             if active_of(supernet).nni_modules and scoring.calibration is not None:
                 # NNI's batch norms do not let statistics be averaged over batches: its frozen subnets' do
-                network = frozen_subnet(supernet, arch_of(supernet, arch).sample)
+                network = supernet.freeze(arch_of(supernet, arch).sample)
             else:
                 network = cast("nn.Module", supernet)
             score = score_network(network, scoring)
