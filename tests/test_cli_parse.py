@@ -161,7 +161,7 @@ def test_a_shard_is_one_of_several_parts_or_the_whole_list():
     [
         ("2", "shard '2' is not of the form I/N, such as 2/8"),
         ("-1/2", "shard '-1/2' is not of the form I/N"),
-        ("3/2", "shard 3/2 does not exist; allowed are 1/2 and up"),
+        ("3/2", "shard 3/2 does not exist; those of 2 are 1/2 to 2/2"),
         ("0/2", "shard 0/2 does not exist"),
     ],
 )

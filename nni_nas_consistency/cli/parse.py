@@ -211,12 +211,12 @@ def shard_of(text: str | None) -> tuple[int, int]:
     """
     if text is None:
         return 1, 1
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", text, re.ASCII)
     if match is None:
         raise InputError(f"shard {text!r} is not of the form I/N, such as 2/8")
     index, count = int(match[1]), int(match[2])
     if not 1 <= index <= count:
-        raise InputError(f"shard {index}/{count} does not exist; allowed are 1/{count} and up")
+        raise InputError(f"shard {index}/{count} does not exist; those of {count} are 1/{count} to {count}/{count}")
     return index, count
 
 
