@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Input that cannot be used."""
 
 
+class Terminated(Exception):
+    """The process was asked to end (SIGTERM) and has stopped in good order; the command line ends with 143."""
+
+
 class ArchError(InputError):
     """A code or sample that its search space does not allow."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.run_folder import identity_of, open_run
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
@@ -47,7 +48,8 @@ class TrainJob:
         download: Whether the data set may be fetched into it.
         seed: Of first weights, sampler, order of the images and augmentation.
         weights: Supernet to start from, instead of fresh weights.
-        resume: Whether to go on from the last checkpoint in `out`.
+        resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
+        overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
         precision: Lightning's word for it.
         checkpoint_steps: Steps between checkpoints; None: one an epoch.
@@ -67,6 +69,7 @@ class TrainJob:
     seed: int = 0
     weights: Path | None = None
     resume: bool = False
+    overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
     precision: str = "32-true"
     checkpoint_steps: int | None = None
@@ -77,12 +80,14 @@ class TrainJob:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
-        """Return what decides the weights besides the images and the weights to start from."""
+        """Return what decides the weights and the metrics, besides the images and the weights to start from."""
         phases: dict[str, Json] = {}
         for index, phase in enumerate(self.recipe.phases):
             prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
-        return {"recipe": self.recipe.name, "init": self.recipe.init, **phases, "seed": self.seed}
+        recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
+        how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
+        return {**recipe, **phases, **how}
 
 
 def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], None] = print) -> Path:
@@ -96,12 +101,14 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
     Raises:
         InputError: The data, the weights or the folder cannot be used.
         NonFiniteLoss: The training diverged.
-        KeyboardInterrupt: The training was interrupted.
+        RuntimeError: The training ended at a loss far above that of guessing.
+        KeyboardInterrupt: The training was interrupted by Ctrl-C.
+        Terminated: The process was asked to end by SIGTERM.
     """
     import torch
 
     from nni_nas_consistency.supernet.checkpoint import save_supernet
-    from nni_nas_consistency.training.run import TrainingRun, begin_run
+    from nni_nas_consistency.training.run import MADE_BY_TRAINING, TrainingRun
     from nni_nas_consistency.training.supernet import train_supernet
 
     place = device_of(job.device)
@@ -110,36 +117,40 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
     images = images if job.train_images is None else images.first(job.train_images)
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "precision": job.precision}
+    val = test.first(min(job.val_images, len(test)))
+    settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job.weights, job.out)
-    run = TrainingRun(
-        job.out,
-        resume=job.resume,
-        checkpoint_steps=job.checkpoint_steps,
-        progress_bar=progress_bar,
-        precision=job.precision,
-        accelerator="cpu" if place == "cpu" else "gpu",
-        write=write,
-        keep_epochs=job.keep_epochs,
-        about=dict(job.provenance) | settings | about,
-    )
-    begin_run(run, settings)
-    val = test.first(min(job.val_images, len(test)))
-    supernet = train_supernet(
-        space,
-        job.recipe,
-        images.to(place),
-        val.to(place),
-        seed=job.seed,
-        run=run,
-        stacking=job.stacking,
-        params=params_of(job.system, images.shape),
-    )
-    about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     path = job.out / "supernet.safetensors"
-    save_supernet(path, supernet, dict(job.provenance) | settings | about)
+    with open_run(job.out, settings, made_here=MADE_BY_TRAINING, resume=job.resume, overwrite=job.overwrite):
+        if path.is_file():
+            write(f"{path}: is trained already, with these settings; --overwrite trains it again")
+            return path
+        run = TrainingRun(
+            job.out,
+            resume=True,
+            checkpoint_steps=job.checkpoint_steps,
+            progress_bar=progress_bar,
+            precision=job.precision,
+            accelerator="cpu" if place == "cpu" else "gpu",
+            write=write,
+            keep_epochs=job.keep_epochs,
+            about=dict(job.provenance) | settings | about,
+            identity=identity_of(settings),
+        )
+        supernet = train_supernet(
+            space,
+            job.recipe,
+            images.to(place),
+            val.to(place),
+            seed=job.seed,
+            run=run,
+            stacking=job.stacking,
+            params=params_of(job.system, images.shape),
+        )
+        about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
+        save_supernet(path, supernet, dict(job.provenance) | settings | about)
     return path
 
 
@@ -343,6 +354,7 @@ class StandaloneJob:
         optimization: Optimizer and schedule.
         seeds: Train every arch with seeds 0 … seeds − 1.
         limit: Train the first so many archs.
+        overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
         device: `cpu`, `cuda` or `auto`.
@@ -356,6 +368,7 @@ class StandaloneJob:
     optimization: Optimization
     seeds: int = 1
     limit: int | None = None
+    overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
     device: str = "auto"
@@ -384,6 +397,8 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = _silent) ->
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
+        identity={"space": job.system.space, "data": job.data.name},
+        overwrite=job.overwrite,
         progress=progress,
     )
 

@@ -32,7 +32,10 @@ def standalone(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs; by default the recipe's. Its warm-up changes in proportion.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train only the first N archs of the list.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train the first N archs of the list.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the accuracies that --out holds, and train anew.")
+    ] = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
@@ -47,6 +50,7 @@ def standalone(
         optimization if epochs is None else optimization.for_epochs(epochs),
         seeds=seeds,
         limit=limit,
+        overwrite=overwrite,
         data_root=data_root,
         download=download,
         device=device,

@@ -45,7 +45,12 @@ def train(
         Path | None,
         typer.Option(help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Fail unless --out holds this run; the same command goes on anyway.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run that --out holds, and train anew.")
+    ] = False,
     seed: SeedOption = 0,
     step: Annotated[
         Literal["auto", "stacked", "sliced"],
@@ -76,6 +81,7 @@ def train(
         seed=seed,
         weights=weights,
         resume=resume,
+        overwrite=overwrite,
         stacking=step,
         precision=precision,
         checkpoint_steps=checkpoint_steps,

@@ -20,7 +20,7 @@ from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.recipes import Optimization
-from nni_nas_consistency.training.run import TrainingRun
+from nni_nas_consistency.training.run import TrainingRun, check_checkpoint
 
 
 class ImageClassifier(LightningModule):  # type: ignore[misc]
@@ -82,6 +82,23 @@ class EpochLines(Callback):
         self.write(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
 
 
+class RunIdentity(Callback):
+    """Puts the identity of the run into every checkpoint.
+
+    Args:
+        identity: SHA-256 of the settings.
+    """
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the identity."""
+        checkpoint["run"] = self.identity
+
+
 class KeptEpochs(Callback):
     """Keeps the weights of every epoch, any of which can be scored.
 
@@ -113,11 +130,19 @@ def training_evaluator(
         run: Where checkpoints go, and how.
 
     Raises:
-        InputError: `run.resume` without a checkpoint.
+        CheckpointError: The checkpoint to resume from is damaged or was made with other settings.
+        InputError: The warm-up is not shorter than the training.
     """
-    if run.resume and not run.last_checkpoint.is_file():
-        raise InputError(f"{run.last_checkpoint}: no checkpoint to resume from; start without --resume")
+    resume = run.resume and run.last_checkpoint.is_file()
+    if resume and run.identity is not None:
+        check_checkpoint(run.last_checkpoint, run.identity)
     batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
+    steps = optimization.epochs * len(batches)
+    if 0 < steps <= optimization.warmup_steps:
+        raise InputError(
+            f"a warm-up of {optimization.warmup_steps} steps is not shorter than the training of {steps} steps: hardly "
+            "anything would be learnt; train for more epochs, on more images, or --set warmup_steps=0"
+        )
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
         run.last_checkpoint.parent,
         run.last_checkpoint.stem,
@@ -141,7 +166,7 @@ def training_evaluator(
         trainer,
         train_dataloaders=batches,
         val_dataloaders=EvaluationLoader(val, augmentation, 500),
-        fit_kwargs={"ckpt_path": str(run.last_checkpoint)} if run.resume else {},
+        fit_kwargs={"ckpt_path": str(run.last_checkpoint)} if resume else {},
     )
 
 
@@ -149,6 +174,8 @@ def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint) -> list[Callback]:
     callbacks: list[Callback] = [run.timer, checkpoint]
     if not run.progress_bar:
         callbacks.append(EpochLines(run.write))
+    if run.identity is not None:
+        callbacks.append(RunIdentity(run.identity))
     if run.keep_epochs:
         callbacks.append(KeptEpochs(run))
     return callbacks

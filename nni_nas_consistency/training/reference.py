@@ -6,11 +6,13 @@ Writes `seeds/<seed>.json` for each finished seed, then `reference.json` (the me
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -19,12 +21,17 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.files.run_folder import open_run
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.alone import train_alone
 from nni_nas_consistency.training.recipes import Optimization
+
+MADE_BY_REFERENCES = ("seeds", "about.json", "reference.json")
+"""What is written into the folder."""
 
 ShowProgress: TypeAlias = "Callable[[int, str], AbstractContextManager[Callable[[float], None]]]"
 """Given a number of pieces of work and their name, returns a progress callback that shows how many are done."""
@@ -41,6 +48,8 @@ def train_references(
     seeds: int,
     folder: Path,
     about: Mapping[str, object],
+    identity: Mapping[str, Json] = MappingProxyType({}),
+    overwrite: bool = False,
     progress: ShowProgress = lambda total, what: nullcontext(lambda done: None),
 ) -> Path:
     """Train every arch alone with seeds 0 … seeds−1 and return the path of the mean accuracies.
@@ -55,38 +64,50 @@ def train_references(
         seeds: How many seeds.
         folder: Where to; seeds that are finished there are not trained again.
         about: Provenance, plain JSON values.
+        identity: What else decides the accuracies, such as the name of the data set.
+        overwrite: Whether seeds of other settings in the folder are deleted first.
         progress: Shows the progress.
 
     Raises:
-        FileError: The folder holds seeds of other archs, or cannot be written.
+        InputError: The folder holds seeds of other archs or settings.
+        FileError: It cannot be written, or another process works in it.
     """
-    (folder / "seeds").mkdir(parents=True, exist_ok=True)
-    together = space.can_stack(list(archs.values()))
-    bunches = [list(archs)] if together else [[name] for name in archs]
-    columns = []
-    with progress(seeds * len(bunches) * optimization.epochs, "epochs") as advance:
-        for seed in range(seeds):
-            path = folder / "seeds" / f"{seed}.json"
-            if not path.is_file():
-                accuracies = [
-                    accuracy
-                    for names in bunches
-                    for accuracy in train_alone(
-                        space,
-                        [archs[name] for name in names],
-                        optimization=optimization,
-                        train=train,
-                        test=test,
-                        augmentation=augmentation,
-                        seed=seed,
-                        progress=lambda epoch: advance(1),
-                    )
-                ]
-                entries = zip(archs.items(), accuracies, strict=True)
-                write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
-            columns.append(_finished(path, space, archs))
-    settings = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
-    return _write_means(folder, archs, np.array(columns).T, {**about, **settings})
+    names = list(archs)
+    settings: dict[str, Json] = {
+        "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
+        "images": [len(train), len(test)],
+        "optimization": asdict(optimization),
+        "augmentation": json.loads(json.dumps(asdict(augmentation))),
+        **identity,
+    }
+    with open_run(folder, settings, made_here=MADE_BY_REFERENCES, overwrite=overwrite):
+        (folder / "seeds").mkdir(exist_ok=True)
+        together = space.can_stack(list(archs.values()))
+        bundles = [names] if together else [[name] for name in names]
+        columns = []
+        with progress(seeds * len(bundles) * optimization.epochs, "epochs") as advance:
+            for seed in range(seeds):
+                path = folder / "seeds" / f"{seed}.json"
+                if path.is_file():
+                    advance(len(bundles) * optimization.epochs)
+                else:
+                    accuracies: list[float] = []
+                    for bundle in bundles:
+                        accuracies += train_alone(
+                            space,
+                            [archs[name] for name in bundle],
+                            optimization=optimization,
+                            train=train,
+                            test=test,
+                            augmentation=augmentation,
+                            seed=seed,
+                            progress=lambda epoch: advance(1),
+                        )
+                    entries = zip(archs.items(), accuracies, strict=True)
+                    write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
+                columns.append(_finished(path, space, archs))
+        told = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
+        return _write_means(folder, archs, np.array(columns).T, {**about, **told})
 
 
 def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[float]:

@@ -1,17 +1,23 @@
-"""Where and how a training run keeps itself: its folder, its settings, its checkpoints."""
+"""Where and how a training run keeps itself, and the checkpoints that belong to it.
+
+Every checkpoint carries the SHA-256 of the run's settings, and is refused under others.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from pytorch_lightning.callbacks import Timer
 
-from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.errors import CheckpointError
 from nni_nas_consistency.files.strict_json import Json
+
+MADE_BY_TRAINING = ("supernet.safetensors", "checkpoints", "epochs", "metrics", "phase[0-9]*")
+"""What a training run writes into its folder."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class TrainingRun:
 
     Args:
         folder: For checkpoints (`checkpoints/last.ckpt`) and metrics (`metrics/version_<start>/metrics.csv`).
-        resume: Whether to go on from the last checkpoint.
+        resume: Whether to go on from the last checkpoint, if there is one.
         checkpoint_steps: Steps between checkpoints; None: one an epoch.
         progress_bar: Whether to show Lightning's; else a line an epoch goes to `write`.
         precision: Lightning's word for it, such as `32-true` or `bf16-mixed`.
@@ -28,6 +34,7 @@ class TrainingRun:
         write: Writes a line of text.
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         about: What made the weights, for those checkpoints.
+        identity: SHA-256 of the settings, which checkpoints carry; None: they carry none and none is asked for.
         timer: Counts the seconds of training; checkpoints keep it, so that a resumed run counts on.
     """
 
@@ -40,6 +47,7 @@ class TrainingRun:
     write: Callable[[str], None] = print
     keep_epochs: bool = False
     about: Mapping[str, Json] = field(default_factory=dict)
+    identity: str | None = None
     timer: Timer = field(default_factory=Timer, compare=False)
 
     @property
@@ -52,25 +60,24 @@ class TrainingRun:
         return self.folder / "epochs" / f"epoch{epoch:03}.safetensors"
 
 
-def begin_run(run: TrainingRun, settings: Mapping[str, Json]) -> None:
-    """Note in `settings.json` what a run trains with, or see that a resumed one goes on with the same.
+def check_checkpoint(path: Path, identity: str) -> None:
+    """See that a checkpoint of a training run can be gone on from.
 
     Args:
-        run: Its folder is made if missing.
-        settings: Everything that decides the weights, plain JSON values.
+        path: The checkpoint.
+        identity: The SHA-256 of the run's settings.
 
     Raises:
-        InputError: The run is resumed with other settings; the message says which.
+        CheckpointError: It is damaged, holds something else, or was made with other settings.
     """
-    path = run.folder / "settings.json"
-    run.folder.mkdir(parents=True, exist_ok=True)
-    if not (run.resume and path.is_file()):
-        write_text_atomically(path, json.dumps(dict(settings), indent=1) + "\n")
-        return
-    before = json.loads(path.read_text())
-    for name in sorted(before.keys() | settings.keys()):
-        if before.get(name) != settings.get(name):
-            raise InputError(
-                f"{run.folder}: was started with {name} {before.get(name)!r}, not {settings.get(name)!r}; "
-                "resume with the same settings, or train into another folder"
-            )
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a truncated zip, a foreign pickle, a text: torch raises a dozen kinds
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read ({first}); delete it, and the run begins anew") from error
+    if not isinstance(content, dict) or "optimizer_states" not in content:
+        raise CheckpointError(f"{path}: is no checkpoint of a training run; delete it, and the run begins anew")
+    if content.get("run") != identity:
+        raise CheckpointError(
+            f"{path}: was made with other settings than those of the run; give another --out, or --overwrite"
+        )

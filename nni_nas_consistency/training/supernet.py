@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
+from nni.nas.evaluator.pytorch import Trainer
 from nni.nas.nn.pytorch import ModelSpace
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.domains import Domain
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import InputError, Terminated
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.nni3.experiment import RetiariiExperiment
 from nni_nas_consistency.spaces.hub import domain_of
@@ -30,6 +33,9 @@ from nni_nas_consistency.training.recipes import Init, Phase, Recipe
 from nni_nas_consistency.training.run import TrainingRun
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
+
+WORSE_THAN_GUESSING = 3.0
+"""A final loss of so many times that of guessing is no result."""
 
 
 def train_supernet(
@@ -58,8 +64,10 @@ def train_supernet(
 
     Raises:
         NonFiniteLoss: The training diverged.
-        InputError: `run.resume` without a checkpoint.
+        RuntimeError: It ended at a loss far above that of guessing.
+        InputError: A checkpoint cannot be gone on from, or the warm-up is not shorter than the training.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
+        Terminated: The process was asked to end by SIGTERM.
     """
     if getattr(space, "active", None) is None:
         initialise(make_supernet(space), recipe.init, torch.Generator().manual_seed(seed))
@@ -109,8 +117,25 @@ def _train_phase(
         stacking=stacking,
         seed=seed,
     )
-    if not RetiariiExperiment(space, evaluator, strategy).run():
+    try:
+        finished = RetiariiExperiment(space, evaluator, strategy).run()
+    except SIGTERMException:  # a SystemExit without a code, which would end the process as if all were done
+        finished = False
+    if evaluator.trainer.received_sigterm:
+        raise Terminated
+    if not finished:
         raise KeyboardInterrupt
+    _check_learnt(evaluator.trainer, train.num_classes)
+
+
+def _check_learnt(trainer: Trainer, num_classes: int) -> None:
+    """Refuse a supernet whose loss at the end is far above that of guessing, log K."""
+    loss = float(trainer.callback_metrics.get("train_loss", 0.0))  # none where a resumed run had nothing left to do
+    if loss > WORSE_THAN_GUESSING * math.log(num_classes):
+        raise RuntimeError(
+            f"the training ended at a loss of {loss:.3g}, where guessing has {math.log(num_classes):.2f}: it diverged; "
+            "lower the learning rate or lengthen the warm-up"
+        )
 
 
 def sampler_of(

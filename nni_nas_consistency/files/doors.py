@@ -1,0 +1,69 @@
+"""The doors: what a job reads and writes is looked at before any work begins."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from nni_nas_consistency.errors import FileError
+
+
+def check_input(path: Path) -> None:
+    """See that a file can be read: a regular one, since a pipe can be read once and a device without end.
+
+    Raises:
+        FileError: There is no such file, it is no regular file, or it cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot be read ({_reason(error)}); check the path and its permissions") from error
+    if not stat.S_ISREG(mode):
+        raise FileError(f"{path}: is {_kind(mode)}; give a regular file")
+    if not os.access(path, os.R_OK):
+        raise FileError(f"{path}: cannot be read (Permission denied); check its permissions")
+
+
+def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """See that a file can be written at the end: in a folder that exists, and in the place of no other input.
+
+    Args:
+        path: The file to write.
+        inputs: The files that the job reads.
+
+    Raises:
+        FileError: The folder is missing or cannot be written, or `path` is a folder, device, dangling link or input.
+    """
+    try:
+        mode = path.stat().st_mode if path.exists() else None
+        link_to_nothing = mode is None and path.is_symlink()
+        folder_is_there = path.parent.is_dir()
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot be written ({_reason(error)}); choose another --out") from error
+    if link_to_nothing:
+        raise FileError(f"{path}: is a link to a file that is not there; remove it, or choose another --out")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise FileError(f"{path}: is {_kind(mode)}; name a file to write")
+    if not folder_is_there:
+        raise FileError(f"{path}: there is no folder {path.parent}; make it, or choose another --out")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise FileError(f"{path}: the folder {path.parent} cannot be written; choose another --out")
+    if len(os.fsencode(path.name)) > 200:  # the files beside it have longer names
+        raise FileError(f"{path}: the name is too long; choose another --out")
+    for other in inputs:
+        if mode is not None and other.exists() and other.samefile(path):
+            raise FileError(f"{path}: is an input of this job, which would be overwritten; choose another --out")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "no regular file"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

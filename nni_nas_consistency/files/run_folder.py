@@ -1,0 +1,100 @@
+"""The folder of a run: one identity, one process, nothing replaced that the run did not make.
+
+`settings.json` says what decides the result, and is written once. The same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nni_nas_consistency.errors import FileError, InputError
+from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.files.locks import locked
+from nni_nas_consistency.files.strict_json import Json, file_errors, json_value, read_object
+
+
+@contextmanager
+def open_run(
+    folder: Path,
+    settings: Mapping[str, Json],
+    *,
+    made_here: Sequence[str],
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Iterator[None]:
+    """Hold the folder of a run, which no other process can write into, until the block ends.
+
+    Args:
+        folder: The folder; made if missing.
+        settings: Everything that decides the result, plain JSON values.
+        made_here: Patterns of the files and folders that such a run writes, besides `settings.json`.
+        resume: Whether there must be a run to go on with.
+        overwrite: Whether what such a run wrote is deleted first.
+
+    Raises:
+        InputError: The folder holds a run of other settings, or none although `resume` asks for one.
+        FileError: Another process trains in the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    with locked(folder / "lock", f"{folder}: another process works here; wait for it, or choose another --out"):
+        if overwrite:
+            _delete(folder, made_here)
+        before = _settings_of(folder)
+        if before is None and resume:
+            raise InputError(f"{folder}: there is no run to resume; start without --resume")
+        if before is None:
+            _refuse_foreign(folder, made_here)
+            write_text_atomically(folder / "settings.json", json.dumps(dict(settings), indent=1) + "\n")
+        else:
+            _check_same(folder, before, settings)
+        yield
+
+
+def identity_of(settings: Mapping[str, Json]) -> str:
+    """Return what tells the settings of one run from those of another: the SHA-256 of their JSON."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
+
+
+def _settings_of(folder: Path) -> dict[str, Json] | None:
+    path = folder / "settings.json"
+    if not path.exists():
+        return None
+    with file_errors(path):
+        return {name: json_value(value, name) for name, value in read_object(path).items()}
+
+
+def _check_same(folder: Path, before: Mapping[str, Json], settings: Mapping[str, Json]) -> None:
+    for name in sorted(before.keys() | settings.keys()):
+        if before.get(name) != settings.get(name):
+            raise InputError(
+                f"{folder}: holds a run with {name} {before.get(name)!r}, not {settings.get(name)!r}; go on with the "
+                "same settings, choose another --out, or --overwrite it"
+            )
+
+
+def _refuse_foreign(folder: Path, made_here: Sequence[str]) -> None:
+    for path in _made(folder, made_here):
+        raise InputError(
+            f"{path}: is there already, without the settings of the run that made it; choose another --out, or "
+            "--overwrite it"
+        )
+
+
+def _delete(folder: Path, made_here: Sequence[str]) -> None:
+    for path in _made(folder, ["settings.json", *made_here]):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _made(folder: Path, made_here: Sequence[str]) -> list[Path]:
+    return [path for pattern in made_here for path in sorted(folder.glob(pattern))]
