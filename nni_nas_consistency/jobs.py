@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.files.checkpoint_header import checkpoint_path
+from nni_nas_consistency.files.doors import check_output
 from nni_nas_consistency.files.run_folder import identity_of, open_run
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.systems import DataSet, System
@@ -193,6 +195,7 @@ class ScoreJob:
         scorer: `prefix`: archs share prefixes; `plain`: each runs alone (the reference).
         precision: Of the features.
         shard: Which part of the list, (i, n) for the i-th of n.
+        overwrite: Whether scores of other settings at `out` are deleted first.
         device: `cpu`, `cuda` or `auto`.
     """
 
@@ -213,6 +216,7 @@ class ScoreJob:
     scorer: Literal["prefix", "plain"] = "prefix"
     precision: Precision = "float32"
     shard: tuple[int, int] = (1, 1)
+    overwrite: bool = False
     device: str = "auto"
 
     def provenance(self, images: int, checkpoint: Mapping[str, Json]) -> dict[str, Json]:
@@ -235,11 +239,13 @@ def score(job: ScoreJob, *, progress: ShowProgress = _silent) -> Scored:
         InputError: The list, the checkpoint, the data or the score file cannot be used.
         RuntimeError: A score is not finite.
     """
+    check_output(job.out, [checkpoint_path(job.checkpoint), job.archs])
+    archs = first_archs(job.archs, job.system, job.limit)
+
     from nni_nas_consistency.scoring.arch_list import Shard, score_list
     from nni_nas_consistency.scoring.images import image_scoring
 
     shard = Shard(*job.shard)
-    archs = first_archs(job.archs, job.system, job.limit)
     place = device_of(job.device)
     test = job.data.images(job.data_root, train=False, download=job.download)
     test = test if job.images is None else test.first(job.images)
@@ -266,6 +272,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = _silent) -> Scored:
         provenance=job.provenance(len(test), about),
         shard=shard,
         scorer=job.scorer,
+        overwrite=job.overwrite,
         progress=progress,
     )
 
@@ -381,9 +388,10 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = _silent) ->
     Raises:
         InputError: The list, the data or the folder cannot be used.
     """
+    archs = first_archs(job.archs, job.system, job.limit)
+
     from nni_nas_consistency.training.reference import train_references
 
-    archs = first_archs(job.archs, job.system, job.limit)
     place = device_of(job.device)
     images = job.data.images(job.data_root, train=True, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download)
@@ -414,6 +422,7 @@ class SearchJob:
         out: Score file for all archs that are scored.
         trials: Archs to score.
         population: Archs that live at a time.
+        overwrite: Whether a search of other settings at `out` is deleted first.
         images: Score on the first so many test images.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
@@ -428,6 +437,7 @@ class SearchJob:
     out: Path
     trials: int = 200
     population: int = 50
+    overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
     download: bool = False
@@ -443,6 +453,8 @@ def search(job: SearchJob, *, progress: ShowProgress = _silent) -> Arch:
         InputError: The checkpoint, the data or the score file cannot be used.
         KeyboardInterrupt: The search was interrupted.
     """
+    check_output(job.out, [checkpoint_path(job.checkpoint)])
+
     from nni_nas_consistency.scoring.images import image_scoring
     from nni_nas_consistency.search.evolution import evolve
 
@@ -450,7 +462,7 @@ def search(job: SearchJob, *, progress: ShowProgress = _silent) -> Arch:
     test = job.data.images(job.data_root, train=False, download=job.download)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "seed": job.seed}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
     with progress(job.trials, "archs") as advance:
         return evolve(
             supernet.to(place),
@@ -459,7 +471,8 @@ def search(job: SearchJob, *, progress: ShowProgress = _silent) -> Arch:
             trials=job.trials,
             population=job.population,
             seed=job.seed,
-            provenance=dict(job.provenance) | provenance,
+            provenance=provenance | {"made_by": dict(job.provenance)},
+            overwrite=job.overwrite,
             progress=advance,
         )
 

@@ -1,19 +1,26 @@
 """`nni-consistency`: one file per verb. `parse.py` turns words into the values of a job, and `jobs.py` does the job.
 
-Exit codes: 0 done, 1 a run failed, 2 bad input (one line on standard error), 130 interrupted. Torch, NNI and Lightning
+Exit codes: 0 done, 1 a run failed, 2 bad input (one line on standard error), 130 interrupted, 143 terminated. Torch, NNI and Lightning
 take five seconds to import; nothing here imports them, the functions of `jobs.py` do once the words are checked.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from nni_nas_consistency.cli.archs import archs_app
 from nni_nas_consistency.cli.console import quiet_libraries, say
 from nni_nas_consistency.cli.doctor import doctor
+from nni_nas_consistency.cli.nnictl import nnictl
 from nni_nas_consistency.cli.quickstart import quickstart
 from nni_nas_consistency.cli.rank import rank
 from nni_nas_consistency.cli.score import score
@@ -21,16 +28,31 @@ from nni_nas_consistency.cli.search import search
 from nni_nas_consistency.cli.spaces import spaces_app
 from nni_nas_consistency.cli.standalone import standalone
 from nni_nas_consistency.cli.train import train
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import InputError, Terminated
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C, as a shell reports it."""
 
+TERMINATED = 143
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 for verb in (quickstart, train, score, rank, standalone, search, doctor):
     app.command()(verb)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
+    nnictl
+)
 app.add_typer(archs_app, name="archs")
 app.add_typer(spaces_app, name="spaces")
+
+
+@app.callback()
+def options(
+    show_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Rank consistency of weight-sharing NAS, for NNI."""
+    if show_version:
+        print(version("nni-nas-consistency"))
+        raise typer.Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error), 2)
     except RuntimeError as error:
         return _failed(str(error), 1)
+    except Terminated:
+        say("terminated; what was finished is kept: give the same command again to go on")
+        return TERMINATED
+    except Exception as error:
+        return _failed(f"{type(error).__name__}, which nobody foresaw; please report {_saved(error)}", 1)
     if code == INTERRUPTED:
-        say("interrupted; to continue, run `score` or `standalone` again, `train` again with --resume")
+        say("interrupted; what was finished is kept: give the same command again to go on")
     return code if isinstance(code, int) else 0
 
 
@@ -59,6 +86,15 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     context = getattr(error, "ctx", None)
     return f"{message}; see {'nni-consistency' if context is None else context.command_path} --help"
+
+
+def _saved(error: Exception) -> Path:
+    """Return a new file with the traceback of an error."""
+    file, path = tempfile.mkstemp(prefix="nni-consistency-", suffix=".txt")
+    with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as report:
+        report.write(f"nni-consistency {version('nni-nas-consistency')}\n")
+        traceback.print_exception(error, file=report)
+    return Path(path)
 
 
 def _failed(message: str, code: int) -> int:

@@ -53,6 +53,9 @@ def score(
     shard: Annotated[
         str | None, typer.Option(help="I/N: score the I-th of N parts; the last to finish merges them.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete what --out holds of other settings first.")
+    ] = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
@@ -79,6 +82,7 @@ def score(
         scorer=scorer,
         precision=precision,
         shard=parse.shard_of(shard),
+        overwrite=overwrite,
         device=device,
     )
     for path in jobs.score(job, progress=progress).files:

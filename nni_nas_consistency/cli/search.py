@@ -34,6 +34,9 @@ def search(
     population: Annotated[int, typer.Option(min=2, help="Population size.")] = 50,
     images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images only.")] = None,
     seed: SeedOption = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete what --out holds of other settings first.")
+    ] = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
@@ -46,6 +49,7 @@ def search(
         out,
         trials=trials,
         population=population,
+        overwrite=overwrite,
         images=images,
         data_root=data_root,
         download=download,

@@ -107,6 +107,7 @@ def score_list(
     provenance: Mapping[str, Json],
     shard: Shard = WHOLE,
     scorer: ScorerName = "prefix",
+    overwrite: bool = False,
     progress: ShowProgress = lambda total, what: nullcontext(lambda done: None),
 ) -> Scored:
     """Score a list, or a shard of it; the last of several shards to finish merges all into one score file.
@@ -123,11 +124,12 @@ def score_list(
         provenance: Where the scores come from, plain JSON values; a journal with a different provenance is refused.
         shard: Which part to score.
         scorer: `prefix`, or `plain`, which also serves spaces that are no chain.
+        overwrite: Whether scores of different settings, and the journal of this shard, are deleted first.
         progress: Shows the progress, counted in archs.
 
     Raises:
-        FileError: A file cannot be written, or a journal was written with different settings or is in use.
-        InputError: There are more shards than segments, or all scores are equal.
+    if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
+        write_released(_beside(out, "submission"), submission(score_file))
         RuntimeError: A score is not finite.
     """
     segments = list(enumerate(segments_of(archs)))
@@ -137,15 +139,20 @@ def score_list(
         )
     if not shares_prefixes(supernet):
         scorer = "plain"
-    made_from = {**provenance, **_fingerprints(supernet, archs, scoring), "segments": len(segments), "scorer": scorer}
+    made_from = {**provenance, **fingerprints(supernet, scoring), "archs": _fingerprint_of(archs)}
+    made_from |= {"segments": len(segments), "scorer": scorer}
     identity: dict[str, Json] = json.loads(json.dumps(made_from))  # as it will be read back
     codec = active_of(supernet).codec
     mine = shard.of(segments)
+    if overwrite:
+        for path in [*_places(out), shard.journal(out)]:
+            path.unlink(missing_ok=True)
     finished = _finished(out, identity, codec)
     if finished is not None:
         shard.journal(out).unlink(missing_ok=True)
         scores = {name: finished.scores[name][1] for _, names in mine for name in names}
         return Scored(scores, _files(out, scoring.metric))
+    _refuse_other_files(out, shard.count, identity)
     with Journal(shard.journal(out), identity) as journal:
         missing = [(index, names) for index, names in mine if index not in journal.segments]
         with progress(sum(len(names) for _, names in missing), "archs") as advance:
@@ -219,10 +226,6 @@ def _write(
 ) -> None:
     """Write the score files; that of the wanted metric last, since it is what says that all is done."""
     score_file = _score_file(archs, segments, done, identity)
-    try:
-        submitted = submission(score_file)
-    except ValueError as error:
-        raise InputError(f"{out}: nothing can be submitted, {error}") from error
     for metric in METRICS:
         if metric == identity["metric"]:
             continue
@@ -230,8 +233,32 @@ def _write(
             write_scores(_beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
         else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
             _beside(out, metric).unlink(missing_ok=True)
+<<<<<<< HEAD
     write_released(_beside(out, "submission"), submitted)
+=======
+    score_file = _score_file(archs, segments, done, identity)
+    if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
+        write_released(_beside(out, "submission"), submission(score_file))
+>>>>>>> 9801f24 (score and search replace nothing that they did not make; search keeps a journal; unforeseen errors are saved; nnictl bound to this machine; --version)
     write_scores(out, score_file)
+
+
+def _refuse_other_files(out: Path, shards: int, identity: Mapping[str, Json]) -> None:
+    """Refuse to replace files that this job did not make; those of a merge that was interrupted it did."""
+    for index in range(1, shards + 1):
+        written = read_journal(Shard(index, shards).journal(out))
+        if written.segments and written.identity == identity:
+            return
+    for path in _places(out):
+        if path.exists():
+            raise FileError(
+                f"{path}: is there already, and is not of these settings; choose another --out, or --overwrite it"
+            )
+
+
+def _places(out: Path) -> list[Path]:
+    """Return where the files of a score file are, whatever its metric."""
+    return [out, _beside(out, "submission"), *(_beside(out, metric) for metric in METRICS)]
 
 
 def _score_file(
@@ -256,28 +283,31 @@ def _beside(out: Path, what: str) -> Path:
 
 
 def _files(out: Path, metric: Metric) -> list[Path]:
-    """Return the score file, the submission, and the score file of the other metric if there is one."""
-    others = [_beside(out, other) for other in METRICS if other != metric]
-    return [out, _beside(out, "submission"), *(path for path in others if path.is_file())]
+    """Return the score file, and those of submission and score file of the other metric that are there."""
+    beside = [_beside(out, "submission"), *(_beside(out, other) for other in METRICS if other != metric)]
+    return [out, *(path for path in beside if path.is_file())]
 
 
 def _finished(out: Path, identity: Mapping[str, Json], codec: Codec) -> ScoreFile | None:
     """Return the score file if the whole list is already scored with these settings."""
-    if not (out.is_file() and _beside(out, "submission").is_file()):
+    if not out.is_file():
         return None
     try:
         scores = read_scores(out, codec)
-    except FileError:  # some other file, which the score file will replace
+    except FileError:  # some other file
         return None
     return scores if present_identity(scores.provenance) == identity else None
 
 
-def _fingerprints(supernet: ModelSpace, archs: Mapping[str, Arch], scoring: Scoring) -> dict[str, Json]:
-    """Return what identifies a scoring: SHA-256 of weights, list and images, the settings, and the device."""
+def _fingerprint_of(archs: Mapping[str, Arch]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest()
+
+
+def fingerprints(supernet: ModelSpace, scoring: Scoring) -> dict[str, Json]:
+    """Return what identifies a scoring besides its archs: SHA-256 of weights and images, settings, device."""
     source = scoring.calibration
     return {
         "weights": weights_sha256(supernet),
-        "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
         "scored_images": sha256_of(tensor for batch in scoring.test() for tensor in batch),
         "calibration": None if source is None else sha256_of(tensor for batch in source() for tensor in batch),
         "metric": scoring.metric,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 
 import nni
@@ -10,11 +12,15 @@ from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.strategy import RegularizedEvolution
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.files.score_files import ScoreFile, write_scores
+from nni_nas_consistency.archs.codecs import Codec
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.score_files import ScoreFile, read_scores, write_scores
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
+from nni_nas_consistency.scoring.arch_list import fingerprints
+from nni_nas_consistency.scoring.journal import Journal
 from nni_nas_consistency.scoring.plain import score_network
-from nni_nas_consistency.scoring.scoring import Scoring
+from nni_nas_consistency.scoring.scoring import METRICS, Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
 
 
@@ -27,6 +33,7 @@ def evolve(
     population: int,
     seed: int,
     provenance: Mapping[str, Json],
+    overwrite: bool = False,
     progress: Callable[[float], None] = lambda archs: None,
 ) -> Arch:
     """Search a trained supernet by regularized evolution in this process, and return the arch with the best score.
@@ -42,15 +49,68 @@ def evolve(
         trials: Number of archs to score, at least 1.
         population: Size of the population, at least 2.
         seed: Seed of the evolution.
-        provenance: Provenance for the score file.
+        provenance: Where the scores come from, for the score file; all of it but `made_by` decides them.
+        overwrite: Whether what `out` and its journal hold is deleted first.
         progress: Progress callback; called with 1 after every scored arch.
 
     Raises:
-        KeyboardInterrupt: The search was interrupted by Ctrl-C; no score file is written.
+        KeyboardInterrupt: The search was interrupted by Ctrl-C; the scored archs are kept in the journal.
+        FileError: `out` or its journal holds something else, or cannot be written.
     """
+    identity: dict[str, Json] = {
+        **{key: value for key, value in provenance.items() if key != "made_by"},
+        **fingerprints(supernet, scoring),
+        "seed": seed,
+        "population": population,
+    }
+    journal_path = out.with_name(f"{out.stem}.journal")
+    if overwrite:
+        out.unlink(missing_ok=True)
+        journal_path.unlink(missing_ok=True)
+    identity = json.loads(json.dumps(identity | {"trials": trials}))  # as it will be read back
+    if out.exists():
+        return _best(_finished(out, identity, supernet.codec))
+    with Journal(journal_path, identity) as journal:
+        scores = _search(supernet, scoring, journal, trials=trials, population=population, seed=seed, progress=progress)
+    write_scores(out, ScoreFile(scores, {**identity, **provenance}))
+    journal_path.unlink()
+    return _best(scores)
+
+
+def _finished(out: Path, identity: Mapping[str, Json], codec: Codec) -> dict[str, tuple[Arch, float]]:
+    """Return the scores of this search, which is done already."""
+    written = read_scores(out, codec)
+    if {**written.provenance, "made_by": None} != {**identity, "made_by": None}:
+        raise FileError(f"{out}: holds something else than this search; choose another --out, or --overwrite it")
+    return written.scores
+
+
+def _best(scores: Mapping[str, tuple[Arch, float]]) -> Arch:
+    return max(scores.values(), key=lambda scored: scored[1])[0]
+
+
+def _search(
+    supernet: ChainSpace,
+    scoring: Scoring,
+    journal: Journal,
+    *,
+    trials: int,
+    population: int,
+    seed: int,
+    progress: Callable[[float], None],
+) -> dict[str, tuple[Arch, float]]:
+    """Run the evolution; an arch that the journal has a score of, by its number, is not scored again.
+
+    The archs depend on the seed and the scores alone, so that a search that is begun again meets the same ones.
+    """
+    evaluated = count()
 
     def evaluate(subnet: ChainSpace) -> None:
-        nni.report_final_result(score_network(subnet, scoring).of(scoring.metric))
+        index = next(evaluated)
+        if index not in journal.segments:
+            score = score_network(subnet, scoring)
+            journal.add(index, {metric: [score.of(metric)] for metric in METRICS})
+        nni.report_final_result(journal.segments[index][scoring.metric][0])
         progress(1)
 
     strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
@@ -58,6 +118,4 @@ def evolve(
     if not RetiariiExperiment(supernet, FunctionalEvaluator(evaluate), strategy, config).run():
         raise KeyboardInterrupt
     models = enumerate(strategy.list_models(sort=False), 1)
-    scores = {f"arch{index}": (supernet.arch(model.sample), float(model.metric)) for index, model in models}
-    write_scores(out, ScoreFile(scores, provenance))
-    return max(scores.values(), key=lambda scored: scored[1])[0]
+    return {f"arch{index}": (supernet.arch(model.sample), float(model.metric)) for index, model in models}
