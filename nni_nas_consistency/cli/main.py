@@ -1,7 +1,8 @@
 """`nni-consistency`: one file per verb. `parse.py` turns words into the values of a job, and `jobs.py` does the job.
 
-Exit codes: 0 done, 1 a run failed, 2 bad input (one line on standard error), 130 interrupted, 143 terminated. Torch, NNI and Lightning
-take five seconds to import; nothing here imports them, the functions of `jobs.py` do once the words are checked.
+Exit codes: 0 done, 1 a run failed, 2 bad input (one line on standard error), 130 interrupted, 143 terminated. Torch,
+NNI and Lightning take five seconds to import; nothing here imports them, the functions of `jobs.py` do once the words
+are checked.
 """
 
 from __future__ import annotations
@@ -45,14 +46,19 @@ app.add_typer(archs_app, name="archs")
 app.add_typer(spaces_app, name="spaces")
 
 
-@app.callback()
-def options(
-    show_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    """Rank consistency of weight-sharing NAS, for NNI."""
-    if show_version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(version("nni-nas-consistency"))
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Rank consistency of weight-sharing NAS, for NNI."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
