@@ -239,7 +239,6 @@ def _write(
     score_file = _score_file(archs, segments, done, identity)
     if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
         write_released(_beside(out, "submission"), submission(score_file))
->>>>>>> 9801f24 (score and search replace nothing that they did not make; search keeps a journal; unforeseen errors are saved; nnictl bound to this machine; --version)
     write_scores(out, score_file)
 
 
