@@ -233,6 +233,111 @@ def _write(
             write_scores(_beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
         else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
             _beside(out, metric).unlink(missing_ok=True)
+    if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
+        write_released(_beside(out, "submission"), submission(score_file))
+        RuntimeError: A score is not finite.
+    """
+    segments = list(enumerate(segments_of(archs)))
+    if shard.count > len(segments):
+        raise InputError(
+            f"{len(archs)} archs make {len(segments)} segments, too few for {shard.count} shards; use fewer"
+        )
+    if not shares_prefixes(supernet):
+        scorer = "plain"
+    made_from = {**provenance, **fingerprints(supernet, scoring), "archs": _fingerprint_of(archs)}
+    made_from |= {"segments": len(segments), "scorer": scorer}
+    identity: dict[str, Json] = json.loads(json.dumps(made_from))  # as it will be read back
+    codec = active_of(supernet).codec
+    mine = shard.of(segments)
+    if overwrite:
+        for path in [*_places(out), shard.journal(out)]:
+            path.unlink(missing_ok=True)
+    finished = _finished(out, identity, codec)
+    if finished is not None:
+        shard.journal(out).unlink(missing_ok=True)
+        scores = {name: finished.scores[name][1] for _, names in mine for name in names}
+        return Scored(scores, _files(out, scoring.metric))
+    _refuse_other_files(out, shard.count, identity)
+    with Journal(shard.journal(out), identity) as journal:
+        missing = [(index, names) for index, names in mine if index not in journal.segments]
+        with progress(sum(len(names) for _, names in missing), "archs") as advance:
+            _score_segments(supernet, archs, missing, scoring, scorer=scorer, journal=journal, progress=advance)
+        scores = _by_name(mine, journal.segments, scoring.metric)
+    merged = merge_shards(out, shard.count, archs, identity)
+    if not merged:  # unless a shard that finished at the same moment has merged all, and deleted the journals
+        merged = _finished(out, identity, codec) is not None
+    return Scored(scores, _files(out, scoring.metric) if merged else [shard.journal(out)])
+
+
+def _score_segments(
+    supernet: ModelSpace,
+    archs: Mapping[str, Arch],
+    segments: Segments,
+    scoring: Scoring,
+    *,
+    scorer: ScorerName,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Score segments and add each to the journal as soon as it is finished."""
+    score: Scorer = score_prefixes if scorer == "prefix" else score_one_by_one
+    todo = [[archs[name] for name in names] for _, names in segments]
+    for (index, names), scores in zip(segments, score(supernet, todo, scoring, progress=progress), strict=True):
+        _check_finite(names, scores)
+        journal.add(index, {metric: [score.of(metric) for score in scores] for metric in METRICS})
+
+
+def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Mapping[str, Json]) -> bool:
+    """Merge the journals of all shards into the score files, in the order of the list, and delete the journals.
+
+    Whoever finishes last finds all of them complete; of two who finish at once, both write the same bytes.
+
+    Args:
+        out: The score file.
+        count: How many shards there are.
+        archs: The whole list, name → arch.
+        identity: What was scored and how.
+
+    Returns:
+        Whether the score file is written; False while shards are missing or unfinished.
+
+    Raises:
+        FileError: A shard was scored with different settings, or the score file cannot be written.
+        InputError: All scores are equal, so that no submission can be made of them.
+    """
+    journals = [Shard(index, count).journal(out) for index in range(1, count + 1)]
+    segments = list(enumerate(segments_of(archs)))
+    done: dict[int, SegmentScores] = {}
+    for path in journals:
+        written = read_journal(path)
+        if written.identity is None or not written.segments:
+            return False
+        check_identity(path, written.identity, identity)
+        done |= written.segments
+    if len(done) < len(segments):
+        return False
+    _write(out, archs, segments, done, identity)
+    for path in journals:
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _write(
+    out: Path,
+    archs: Mapping[str, Arch],
+    segments: Segments,
+    done: Mapping[int, SegmentScores],
+    identity: Mapping[str, Json],
+) -> None:
+    """Write the score files; that of the wanted metric last, since it is what says that all is done."""
+    score_file = _score_file(archs, segments, done, identity)
+    for metric in METRICS:
+        if metric == identity["metric"]:
+            continue
+        if all(metric in scores for scores in done.values()):
+            write_scores(_beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
+        else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
+            _beside(out, metric).unlink(missing_ok=True)
 <<<<<<< HEAD
     write_released(_beside(out, "submission"), submitted)
 =======
