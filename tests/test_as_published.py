@@ -60,7 +60,7 @@ def test_ans_is_at_its_peak_in_epochs_0_and_1_and_has_no_warm_up():
 def test_the_last_incomplete_batch_is_kept(tmp_path):
     train = digits(train=True).first(100)
     run = TrainingRun(tmp_path, accelerator="cpu")
-    optimization = replace(EMBEDDED.phases[0].optimization, batch_size=32)
+    optimization = replace(EMBEDDED.phases[0].optimization, batch_size=32, warmup_steps=0)
     evaluator = training_evaluator(optimization, train, DIGITS_TEST, train, seed=0, run=run)
     assert [len(labels) for _, labels in evaluator.train_dataloaders] == [32, 32, 32, 4]
 
@@ -86,7 +86,7 @@ def test_each_recipe_names_its_initialisation_and_fresh_weights_depend_on_the_se
     assert NAZARICK.init == ANS.init == "kaiming-fan-out"
     recipe = replace(EMBEDDED, init="kaiming-fan-out").for_epochs(1)
     recipe = replace(recipe, phases=(replace(recipe.phases[0], n=2),))
-    still = replace(recipe.phases[0], optimization=replace(recipe.phases[0].optimization, lr=0.0))
+    still = replace(recipe.phases[0], optimization=replace(recipe.phases[0].optimization, lr=0.0, warmup_steps=0))
     weights = []
     for attempt in range(2):
         torch.manual_seed(attempt)
@@ -111,6 +111,7 @@ def test_float16_is_refused_before_anything_is_trained():
 
 def test_the_weights_of_every_epoch_are_kept_on_request_and_can_be_scored(tmp_path, capsys):
     run = ["--space", "digits", "--epochs", "3", "--n", "2", "--train-images", "64", "--val-images", "20"]
+    run += ["--set", "warmup_steps=0"]
     assert main(["train", *run, "--keep-epochs", "--out", str(tmp_path)]) == 0
     kept = sorted(path.name for path in (tmp_path / "epochs").iterdir())
     assert kept == ["epoch000.safetensors", "epoch001.safetensors", "epoch002.safetensors"]
@@ -128,7 +129,7 @@ def test_the_weights_of_every_epoch_are_kept_on_request_and_can_be_scored(tmp_pa
     assert accuracies.provenance["metric"] == "acc" and capsys.readouterr().out.endswith("scores.acc.json\n")
 
 
-@pytest.mark.parametrize("words", [["train", "--n", "2", "--train-images", "64"], ["standalone", "--limit", "1"]])
+@pytest.mark.parametrize("words", [["train", "--n", "2", "--train-images", "192"], ["standalone", "--limit", "1"]])
 def test_fewer_epochs_mean_the_same_for_train_and_standalone(tmp_path, words):
     archs = ["--archs", str(files("nni_nas_consistency") / "assets" / "digits" / "archs.json")]
     archs = archs if words[0] == "standalone" else []

@@ -295,16 +295,10 @@ def test_a_whole_score_reads_back_as_a_float(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_released, read_scores, read_table])
-def test_a_file_is_read_only_once(read):
-    text = score_text() if read is read_scores else listed(0)
-    source, sink = os.pipe()
-    os.write(sink, text.encode())
-    os.close(sink)
-    try:
-        # A pipe has nothing left for a second look.
-        assert read(f"/dev/fd/{source}", RESNET20_CODEC)
-    finally:
-        os.close(source)
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match=f"^{tmp_path / 'pipe'}: is a pipe; give a regular file$"):
+        read(tmp_path / "pipe", RESNET20_CODEC)
 
 
 NOT_FINITE = [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity"), (True, "true"), ("1", '"1"')]

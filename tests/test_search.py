@@ -49,7 +49,7 @@ def test_evolution_writes_every_arch_it_scored_and_returns_the_best(tmp_path):
     best, written = evolved(tmp_path / "scores.json", progress=calls.append)
     assert calls == [1] * 30
     assert list(written.scores) == [f"arch{index}" for index in range(1, 31)]
-    assert written.provenance == {"seed": 0}
+    assert written.provenance["seed"] == 0 and written.provenance["population"] == POPULATION
     archs, scores = zip(*written.scores.values(), strict=True)
     assert plain_scores(archs, few_digits()) == list(scores)
     assert best == archs[scores.index(max(scores))]

@@ -70,13 +70,13 @@ def _system(space: str | None, data: str | None, header: CheckpointHeader | None
 
 
 def system_of_scores(space: str | None, scores: Path) -> System:
-    """Return the system of a score file; of an arch list or a pipe, which do not name it, the one that is asked for.
+    """Return the system of a score file; of an arch list, which does not name it, the one that is asked for.
 
     Raises:
         FileError: The file cannot be read.
         InputError: The score file is for a different space than the one that is named.
     """
-    of_file = _space_of_scores(scores) if scores.is_file() else None  # a pipe can be read only once, by the job
+    of_file = _space_of_scores(scores)
     if space is not None and of_file not in (space, None):
         raise InputError(f"{scores}: holds scores of space {of_file}, not {space}; leave --space out")
     return system_and_data(space or of_file, None)[0]

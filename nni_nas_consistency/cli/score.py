@@ -9,7 +9,7 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import progress
+from nni_nas_consistency.cli.console import progress, say
 from nni_nas_consistency.cli.options import (
     Archs,
     Checkpoint,
@@ -20,6 +20,7 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SpaceOption,
 )
+from nni_nas_consistency.files.score_files import submission_path
 
 
 def score(
@@ -85,5 +86,8 @@ def score(
         overwrite=overwrite,
         device=device,
     )
-    for path in jobs.score(job, progress=progress).files:
+    scored = jobs.score(job, progress=progress)
+    for path in scored.files:
         print(path)
+    if out in scored.files and submission_path(out) not in scored.files:
+        say("all scores are equal, so that no submission can be made of them")

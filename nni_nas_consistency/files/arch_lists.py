@@ -37,7 +37,7 @@ def read_released(path: FilePath, codec: Codec) -> dict[str, Entry]:
     """Return the archs of a released list, a submission or a file of reference accuracies, by name, in file order.
 
     Args:
-        path: The file; it is read once, so that a pipe will do.
+        path: The file.
         codec: How the search space writes its archs.
 
     Raises:

@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nni_nas_consistency.errors import CheckpointError
+from nni_nas_consistency.errors import CheckpointError, FileError
+from nni_nas_consistency.files.doors import check_input
 
 FORMAT_1 = "nni-nas-consistency supernet 1"
 FORMAT = "nni-nas-consistency supernet 2"
@@ -55,14 +56,18 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
         CheckpointError: There is no such file, or it is not a supernet checkpoint.
     """
     try:
+        check_input(checkpoint_path(path))
+    except FileError as error:
+        raise CheckpointError(
+            f"{error}; a checkpoint is the supernet.safetensors of a training run, or one of those that come with the "
+            f"package: {', '.join(shipped_supernets())}"
+        ) from error
+    try:
         with checkpoint_path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= LARGEST_HEADER else {}
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); give the supernet.safetensors of a training run, or one of "
-            f"those that come with the package: {', '.join(shipped_supernets())}"
-        ) from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not a safetensors file; `nni-consistency train` writes one") from error
     metadata = header.get("__metadata__") if isinstance(header, dict) else None

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nni_nas_consistency.archs.arch import Arch
@@ -50,7 +51,7 @@ def read_scores(path: FilePath, codec: Codec) -> ScoreFile:
     """Return the scores that `write_scores` wrote, exactly.
 
     Args:
-        path: A score file; it is read once, so that a pipe will do.
+        path: A score file.
         codec: How the search space writes its archs.
 
     Raises:
@@ -64,7 +65,7 @@ def read_table(path: FilePath, codec: Codec) -> dict[str, Entry]:
     """Return the archs of an arch list or of a score file, by name; of the latter, `acc` is the score as it is.
 
     Args:
-        path: Either file, told apart by its field `format`; it is read once.
+        path: Either file, told apart by its field `format`.
         codec: How the search space writes its archs.
 
     Raises:
@@ -77,7 +78,7 @@ def read_table_and_provenance(path: FilePath, codec: Codec) -> tuple[dict[str, E
     """Return what `read_table` returns, and how the scores were made; nothing is known about that of an arch list.
 
     Args:
-        path: An arch list or a score file; it is read once.
+        path: An arch list or a score file.
         codec: How the search space writes its archs.
 
     Raises:
@@ -114,6 +115,11 @@ def write_scores(path: FilePath, score_file: ScoreFile) -> None:
     rows = ",\n".join(lines)
     text = f'{{"format": "{SCORE_FORMAT}",\n"provenance": {provenance},\n"scores": {{\n{rows}\n}}}}\n'
     write_text_atomically(path, text)
+
+
+def submission_path(path: Path) -> Path:
+    """Return where the submission of a score file is."""
+    return path.with_name(f"{path.stem}.submission{path.suffix}")
 
 
 def submission(score_file: ScoreFile) -> dict[str, Entry]:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from nni_nas_consistency.errors import ArchError, FileError
 from nni_nas_consistency.files.atomic import FilePath
+from nni_nas_consistency.files.doors import check_input
 
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
@@ -24,6 +25,8 @@ def file_errors(path: FilePath) -> Iterator[None]:
     """Turn every `ValueError` about the content of a file into a `FileError` that begins with its path."""
     try:
         yield
+    except FileError:  # names its file already
+        raise
     except ArchError as flaw:
         raise FileError(f"{path}: {flaw}; correct it, or give the search space that this file is for") from flaw
     except RecursionError as flaw:
@@ -36,11 +39,13 @@ def read_object(path: FilePath) -> dict[str, object]:
     """Return the fields of the object that a JSON file consists of; nested objects are as `decode` returns them.
 
     Args:
-        path: A file of UTF-8 text; it is read once, so that a pipe will do.
+        path: A regular file of UTF-8 text.
 
     Raises:
-        ValueError: The file cannot be read, is empty, or is not one JSON object.
+        FileError: The file cannot be read.
+        ValueError: It is empty, or is not one JSON object.
     """
+    check_input(Path(path))
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:

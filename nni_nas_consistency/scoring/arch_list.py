@@ -18,7 +18,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.errors import FileError, InputError
 from nni_nas_consistency.files.arch_lists import write_released
-from nni_nas_consistency.files.score_files import ScoreFile, read_scores, submission, write_scores
+from nni_nas_consistency.files.score_files import ScoreFile, read_scores, submission, submission_path, write_scores
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.scoring.journal import Journal, SegmentScores, check_identity, present_identity, read_journal
 from nni_nas_consistency.scoring.plain import score_one_by_one
@@ -80,8 +80,8 @@ class Scored:
 
     Args:
         scores: Its scores by the metric that was asked for, name → score, in sorted order of the archs.
-        files: The score file, the submission, and the score file of the other metric; while other shards are missing,
-            the journal instead.
+        files: The score file, the submission unless all scores are equal, and the score file of the other metric; while
+            other shards are missing, the journal instead.
     """
 
     scores: dict[str, float]
@@ -120,7 +120,7 @@ def score_list(
         supernet: A space after `make_supernet`.
         archs: The whole list, name → arch; at least one.
         scoring: How to score.
-        out: The score file; a submission is written beside it, and a score file of the other metric.
+        out: The score file; beside it go a submission, unless all scores are equal, and scores of the other metric.
         provenance: Where the scores come from, plain JSON values; a journal with a different provenance is refused.
         shard: Which part to score.
         scorer: `prefix`, or `plain`, which also serves spaces that are no chain.
@@ -128,8 +128,8 @@ def score_list(
         progress: Shows the progress, counted in archs.
 
     Raises:
-    if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
-        write_released(_beside(out, "submission"), submission(score_file))
+        FileError: A file cannot be written, is there already with different settings, or a journal is in use.
+        InputError: There are more shards than segments.
         RuntimeError: A score is not finite.
     """
     segments = list(enumerate(segments_of(archs)))
@@ -198,7 +198,6 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
 
     Raises:
         FileError: A shard was scored with different settings, or the score file cannot be written.
-        InputError: All scores are equal, so that no submission can be made of them.
     """
     journals = [Shard(index, count).journal(out) for index in range(1, count + 1)]
     segments = list(enumerate(segments_of(archs)))
@@ -234,7 +233,7 @@ def _write(
         else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
             _beside(out, metric).unlink(missing_ok=True)
     if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
-        write_released(_beside(out, "submission"), submission(score_file))
+        write_released(submission_path(out), submission(score_file))
     write_scores(out, score_file)
 
 
@@ -253,7 +252,7 @@ def _refuse_other_files(out: Path, shards: int, identity: Mapping[str, Json]) ->
 
 def _places(out: Path) -> list[Path]:
     """Return where the files of a score file are, whatever its metric."""
-    return [out, _beside(out, "submission"), *(_beside(out, metric) for metric in METRICS)]
+    return [out, submission_path(out), *(_beside(out, metric) for metric in METRICS)]
 
 
 def _score_file(
@@ -279,7 +278,7 @@ def _beside(out: Path, what: str) -> Path:
 
 def _files(out: Path, metric: Metric) -> list[Path]:
     """Return the score file, and those of submission and score file of the other metric that are there."""
-    beside = [_beside(out, "submission"), *(_beside(out, other) for other in METRICS if other != metric)]
+    beside = [submission_path(out), *(_beside(out, other) for other in METRICS if other != metric)]
     return [out, *(path for path in beside if path.is_file())]
 
 
