@@ -48,8 +48,6 @@ def measure(options: argparse.Namespace) -> tuple[float, ScoreFile, Report]:
     system, data = system_and_data(options.space, options.data, checkpoint=options.checkpoint)
     scores = options.out / "scores.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    for earlier in (scores, *options.out.glob("scores*.journal")):
-        earlier.unlink(missing_ok=True)
     scoring = jobs.ScoreJob(
         system,
         data,
@@ -64,6 +62,7 @@ def measure(options: argparse.Namespace) -> tuple[float, ScoreFile, Report]:
         batch_size=options.batch_size,
         orders=options.orders,
         flip=options.flip,
+        overwrite=True,
         device=options.device,
     )
     begun = time.perf_counter()

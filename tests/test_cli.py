@@ -23,7 +23,7 @@ from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha25
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import SYSTEMS
 
-VERBS = ("quickstart", "train", "score", "rank", "standalone", "search", "archs", "spaces", "doctor", "nnictl")
+VERBS = ("quickstart", "train", "score", "rank", "standalone", "search", "archs", "spaces", "doctor")
 FEW = ("--n", 3, "--train-images", 64, "--val-images", 20, "--set", "warmup_steps=0")
 SHORT_TRAINING = ("train", "--recipe", "digits", "--epochs", 1, *FEW)
 

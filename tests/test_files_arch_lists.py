@@ -170,7 +170,7 @@ def test_a_file_of_the_other_kind_is_refused(tmp_path):
 def test_a_path_that_cannot_be_read_is_refused(tmp_path, read):
     missing = "cannot be read (No such file or directory); check the path and its permissions"
     assert message_of(read, tmp_path / "absent.json") == missing
-    assert message_of(read, tmp_path) == "cannot be read (Is a directory); check the path and its permissions"
+    assert message_of(read, tmp_path) == "is a folder; give a regular file"
     binary = tmp_path / "archs.json.gz"
     binary.write_bytes(b"{\xff")
     assert message_of(read, binary) == "is not UTF-8 text (byte 1); give the JSON file itself, uncompressed"

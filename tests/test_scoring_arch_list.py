@@ -132,13 +132,14 @@ def test_spaces_that_are_no_chains_get_the_plain_scorer(case, tmp_path):
     assert score_file.provenance["scorer"] == "plain"
 
 
-def test_scores_that_are_all_equal_cannot_be_submitted_and_are_kept_in_the_journal(tmp_path):
+def test_scores_that_are_all_equal_are_kept_without_a_submission(tmp_path):
     one = {"arch1": ARCHS["arch1"]}
-    message = r"scores.json: nothing can be submitted, scores from (\S+) to \1 cannot be scaled to \[0, 1\]; check "
-    with pytest.raises(InputError, match=message):
-        score_shard(tmp_path / "scores.json", archs=one)
-    assert [path.name for path in tmp_path.iterdir()] == ["scores.journal"]
-    assert len(read_journal(tmp_path / "scores.journal").segments) == 1
+    out = tmp_path / "scores.json"
+    scored = score_shard(out, archs=one)
+    assert scored.files == [out, tmp_path / "scores.acc.json"] and scored.scores == scores_in(out)
+    assert sorted(tmp_path.iterdir()) == sorted(scored.files)
+    calls = []
+    assert score_shard(out, archs=one, progress=counting(calls)) == scored and not calls
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
@@ -179,14 +180,32 @@ def test_a_list_that_is_already_scored_is_left_alone(tmp_path):
     assert 0 < len(second_half.scores) < len(ARCHS) and second_half.scores.items() <= first.scores.items()
 
 
-def test_a_list_that_was_scored_with_different_settings_is_scored_anew(tmp_path):
+def contents(folder):
+    """Return the content of each file of a folder, journals aside."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".journal"}
+
+
+def test_scores_of_different_settings_are_replaced_on_request_only(tmp_path):
     out = tmp_path / "scores.json"
     score_shard(out)
-    score_shard(out, made_by={**MADE_BY, "checkpoint": "b"})
+    before = contents(tmp_path)
+    other = {**MADE_BY, "checkpoint": "b"}
+    with pytest.raises(FileError, match=r"scores.json: is there already, .*; choose another --out, or --overwrite it$"):
+        score_shard(out, made_by=other)
+    assert contents(tmp_path) == before
+    score_shard(out, made_by=other, overwrite=True)
     assert read_scores(out, DIGITS_CODEC).provenance["checkpoint"] == "b"
-    out.write_text("something else")
-    score_shard(out)
-    assert read_scores(out, DIGITS_CODEC).provenance["checkpoint"] == "a"
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.submission.json", "scores.acc.json", "scores.journal"])
+def test_a_file_that_no_scoring_wrote_is_replaced_on_request_only(tmp_path, name):
+    (tmp_path / name).write_text("something else")
+    with pytest.raises(FileError, match=f"/{name}: "):
+        score_shard(tmp_path / "scores.json")
+    assert (tmp_path / name).read_text() == "something else"
+    score_shard(tmp_path / "scores.json", overwrite=True)
+    assert scores_in(tmp_path / "scores.json").keys() == ARCHS.keys()
+    assert name == "scores.journal" or b"something else" not in contents(tmp_path)[name]
 
 
 def test_a_list_that_version_0_1_has_scored_is_left_alone(tmp_path):
