@@ -1,17 +1,15 @@
 """The command line, called in this process; what only a process can show runs in one of its own."""
 
-import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from importlib.resources import files
 
 import pytest
 import torch
+from command import SHORT_TRAINING, run
 from helpers import keep_nni_in, tiny_space
 from safetensors.torch import load_file
 
@@ -24,31 +22,6 @@ from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import SYSTEMS
 
 VERBS = ("quickstart", "train", "score", "rank", "standalone", "search", "archs", "spaces", "doctor")
-FEW = ("--n", 3, "--train-images", 64, "--val-images", 20, "--set", "warmup_steps=0")
-SHORT_TRAINING = ("train", "--recipe", "digits", "--epochs", 1, *FEW)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command printed."""
-
-    out: str
-    err: str
-
-    @property
-    def error(self):
-        """Its error, which is one line."""
-        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert "Traceback" not in self.err
-        return line
-
-
-def run(*words, code=0):
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        ended = main([str(word) for word in words])
-    assert ended == code, out.getvalue() + err.getvalue()
-    return Done(out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module", autouse=True)

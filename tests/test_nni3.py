@@ -463,7 +463,7 @@ def test_interrupted_training_returns_no_supernet(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SandwichStrategy, "mutate_model", interrupt)
-    images, run = digits(train=True).first(100), TrainingRun(tmp_path, accelerator="cpu")
+    images, run = digits(train=True).first(192), TrainingRun(tmp_path, accelerator="cpu")
     with pytest.raises(KeyboardInterrupt):
         train_supernet(tiny_space(), EMBEDDED, images, images, seed=0, run=run)
 

@@ -48,6 +48,8 @@ def open_run(
         if overwrite:
             _delete(folder, made_here)
         before = _settings_of(folder)
+        if before is not None and not resume and not _made(folder, made_here):
+            before = None  # settings of a run that failed at once bind nobody
         if before is None and resume:
             raise InputError(f"{folder}: there is no run to resume; start without --resume")
         if before is None:

@@ -1,0 +1,245 @@
+"""The doors: what a verb cannot read or write is refused before work begins, and nothing that is there is lost."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from command import run
+from helpers import keep_nni_in, tiny_supernet
+
+from nni_nas_consistency import image_scoring, jobs, save_supernet
+from nni_nas_consistency.archs.codecs import DIGITS_CODEC
+from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.files.score_files import read_scores
+from nni_nas_consistency.images.augmentation import DIGITS_TEST
+from nni_nas_consistency.images.datasets import digits
+from nni_nas_consistency.search.evolution import evolve
+
+ABOUT = {"space": "digits", "data": "digits"}
+
+
+class Killed(BaseException):
+    """Stands for the moment of a kill, where a process of its own would be slow."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nni_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        keep_nni_in(tmp_path_factory.mktemp("home"), patch)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A list and a supernet with random weights."""
+    run("archs", "sample", "--space", "digits", "--count", 5, "--out", tmp_path / "list.json")
+    save_supernet(tmp_path / "supernet.safetensors", tiny_supernet(torch.float32), ABOUT)
+    return tmp_path
+
+
+def scoring(folder, archs="list.json"):
+    return ("score", "--checkpoint", folder / "supernet.safetensors", "--archs", folder / archs, "--images", 50)
+
+
+def searching(folder):
+    few = ("--images", 50, "--trials", 4, "--population", 2)
+    return ("search", "--checkpoint", folder / "supernet.safetensors", *few)
+
+
+VERBS = pytest.mark.parametrize("words", [scoring, searching], ids=["score", "search"])
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# outputs
+
+
+@pytest.mark.parametrize("name", ["supernet.safetensors", "list.json"])
+@pytest.mark.parametrize("spelling", ["same", "symbolic link", "hard link"])
+def test_no_score_file_is_written_over_an_input(folder, name, spelling):
+    out = folder / (name if spelling == "same" else "alias.json")
+    if spelling == "symbolic link":
+        out.symlink_to(folder / name)
+    elif spelling == "hard link":
+        out.hardlink_to(folder / name)
+    before = contents(folder)
+    error = run(*scoring(folder), "--out", out, "--overwrite", code=2).error
+    assert "is an input of this job, which would be overwritten; choose another --out" in error
+    assert contents(folder) == before
+
+
+def test_no_search_is_written_over_its_checkpoint(folder):
+    before = contents(folder)
+    out = folder / "supernet.safetensors"
+    assert "is an input of this job" in run(*searching(folder), "--out", out, "--overwrite", code=2).error
+    assert contents(folder) == before
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_dangling_link(path):
+    path.symlink_to("nowhere")
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_nothing(path):
+    """Leave the path as it is."""
+
+
+@VERBS
+@pytest.mark.parametrize(
+    ("make", "name", "message"),
+    [
+        (make_folder, "out", "is a folder; name a file to write"),
+        (make_dangling_link, "out", "is a link to a file that is not there"),
+        (make_pipe, "out", "is a pipe; name a file to write"),
+        (make_nothing, "missing/out", "there is no folder "),
+        (make_nothing, "n" * 300, "File name too long"),
+        (make_nothing, "n" * 220, "the name is too long"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_work_begins(
+    folder, monkeypatch, words, make, name, message
+):
+    def work(device):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(jobs, "device_of", work)
+    make(folder / name)
+    error = run(*words(folder), "--out", folder / name, code=2).error
+    assert message in error and "out" in error
+
+
+@VERBS
+def test_results_of_other_settings_are_replaced_on_request_only(folder, words):
+    out = folder / "out.json"
+    done = run(*words(folder), "--out", out)
+    before = contents(folder)
+    assert run(*words(folder), "--out", out).out == done.out and contents(folder) == before
+    error = run(*words(folder), "--images", 60, "--out", out, code=2).error
+    assert "choose another --out, or --overwrite it" in error and contents(folder) == before
+    run(*words(folder), "--images", 60, "--out", out, "--overwrite")
+    assert contents(folder)["out.json"] != before["out.json"] and contents(folder).keys() == before.keys()
+
+
+# inputs
+
+
+def ranking(folder, name):
+    return ("rank", folder / name, folder / "list.json", "--space", "digits")
+
+
+def ranking_against(folder, name):
+    return ("rank", folder / "list.json", folder / name, "--space", "digits")
+
+
+def checking(folder, name):
+    return ("archs", "check", "--space", "digits", folder / name)
+
+
+def training_alone(folder, name):
+    return ("standalone", "--space", "digits", "--epochs", 1, "--archs", folder / name, "--out", folder / "alone")
+
+
+def scoring_from(folder, name):
+    return ("score", "--checkpoint", folder / name, "--archs", folder / "list.json", "--out", folder / "out.json")
+
+
+def training_on(folder, name):
+    return ("train", "--recipe", "digits", "--weights", folder / name, "--out", folder / "run")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "words", [scoring, ranking, ranking_against, checking, training_alone, scoring_from, training_on]
+)
+@pytest.mark.parametrize(("make", "message"), [(make_pipe, "is a pipe; "), (make_folder, "is a folder; ")])
+def test_a_pipe_or_folder_in_the_place_of_a_file_is_refused_rather_than_waited_for(folder, words, make, message):
+    make(folder / "odd")
+    assert f"{folder / 'odd'}: {message}" in run(*words(folder, "odd"), code=2).error
+
+
+# equal scores
+
+
+def test_scores_that_are_all_equal_are_kept_and_the_missing_submission_is_told(folder):
+    done = run(*scoring(folder), "--limit", 1, "--out", folder / "scores.json")
+    assert done.out.splitlines() == [str(folder / "scores.json"), str(folder / "scores.acc.json")]
+    assert "all scores are equal, so that no submission can be made of them\n" in done.err
+    assert len(read_scores(folder / "scores.json", DIGITS_CODEC).scores) == 1
+    assert "no submission" not in run(*scoring(folder), "--out", folder / "all.json").err
+
+
+# search
+
+
+def search_into(out, scored, progress=lambda archs: None):
+    """Search for 12 archs; note every pass over the images."""
+    how = image_scoring(digits(train=False).first(50), DIGITS_TEST, batch_size=50)
+
+    def images():
+        scored.append(1)
+        return how.test()
+
+    supernet = tiny_supernet(torch.float32)
+    counted = replace(how, test=images)
+    return evolve(supernet, counted, out=out, trials=12, population=4, seed=0, provenance={}, progress=progress)
+
+
+@pytest.mark.parametrize("kills", [(1,), (5,), (3, 8)])
+def test_a_search_that_is_killed_and_begun_again_scores_no_arch_twice_and_ends_with_the_same_bytes(tmp_path, kills):
+    whole, scored = tmp_path / "whole.json", []
+    best = search_into(whole, scored)
+    assert len(scored) == 1 + 12  # one pass is for the fingerprint of the images
+
+    out, again = tmp_path / "out.json", []
+    for kill in kills:
+        seen = []
+
+        def progress(archs, seen=seen, kill=kill):
+            seen.append(archs)
+            if len(seen) == kill:
+                raise Killed
+
+        with pytest.raises(Killed):
+            search_into(out, again, progress)
+        assert not out.exists()
+    assert search_into(out, again) == best
+    assert len(again) == len(kills) + 1 + 12
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "out.journal").exists()
+
+
+def test_a_search_does_not_go_on_with_the_journal_of_something_else(tmp_path):
+    (tmp_path / "out.journal").write_text("foreign")
+    with pytest.raises(FileError, match="out.journal: is not a scoring journal"):
+        search_into(tmp_path / "out.json", [])
+    assert (tmp_path / "out.journal").read_text() == "foreign"
+
+
+# standalone
+
+
+def test_accuracies_of_other_settings_are_replaced_on_request_only(folder):
+    words = ("standalone", "--space", "digits", "--archs", folder / "list.json", "--limit", 2, "--out", folder / "alone")
+    run(*words, "--epochs", 1)
+    before = contents(folder / "alone"), contents(folder / "alone" / "seeds")
+    error = run(*words, "--epochs", 2, code=2).error
+    assert "holds a run with optimization " in error and "--overwrite it" in error
+    assert "holds a run with archs " in run(*words, "--epochs", 1, "--limit", 3, code=2).error
+    assert (contents(folder / "alone"), contents(folder / "alone" / "seeds")) == before
+    seeds = shutil.copytree(folder / "alone" / "seeds", folder / "before")
+    run(*words, "--epochs", 1, "--seeds", 2)
+    assert contents(folder / "alone" / "seeds")["0.json"] == contents(seeds)["0.json"]
+    run(*words, "--epochs", 2, "--overwrite")
+    assert contents(folder / "alone" / "seeds").keys() == {"0.json"}
+    assert contents(folder / "alone" / "seeds")["0.json"] != contents(seeds)["0.json"]

@@ -1,0 +1,290 @@
+"""The folder of a training run: one identity, one process, and every end that is no success says so."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from command import FEW, SHORT_TRAINING, run
+from helpers import keep_nni_in
+from safetensors.torch import load_file
+
+from nni_nas_consistency import jobs
+from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.run_folder import open_run
+from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
+from nni_nas_consistency.training.recipes import EMBEDDED
+
+EPOCHS = 4
+
+
+class Killed(BaseException):
+    """Stands for the moment of a kill, where a process of its own would be slow."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nni_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        keep_nni_in(tmp_path_factory.mktemp("home"), patch)
+        yield
+
+
+def few_steps(out, **settings):
+    """Return a training of four epochs, two steps each."""
+    phase = EMBEDDED.phases[0]
+    optimization = replace(phase.optimization, epochs=EPOCHS, warmup_steps=2)
+    recipe = replace(EMBEDDED, phases=(replace(phase, n=3, optimization=optimization),))
+    settings = {"train_images": 64, "val_images": 20, "device": "cpu"} | settings
+    return jobs.TrainJob(EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data, recipe, out, **settings)
+
+
+def kill_in_epoch(number):
+    """Return a writer of lines that dies at the end of an epoch, before its checkpoint."""
+
+    def write(line):
+        if line.startswith(f"epoch {number}/"):
+            raise Killed
+
+    return write
+
+
+def silent(line):
+    """Write nothing."""
+
+
+def files_in(folder):
+    """Return the content of every file, the lock aside."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def same_weights(one, other):
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(*SHORT_TRAINING, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run that was killed in its third epoch."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    with pytest.raises(Killed):
+        jobs.train(few_steps(folder), write=kill_in_epoch(3))
+    assert not (folder / "supernet.safetensors").exists()
+    return folder
+
+
+# one identity
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)], ids=["", "resume"])
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        (("--seed", 1), "seed 0, not 1"),
+        (("--epochs", 2), "epochs 1, not 2"),
+        (("--set", "lr=0.25"), "not 0.25"),
+        (("--step", "sliced"), "step 'auto', not 'sliced'"),
+        (("--val-images", 21), "val_images 20, not 21"),
+        (("--train-images", 65), "images 64, not 65"),
+        (("--precision", "bf16-mixed"), "precision '32-true', not 'bf16-mixed'"),
+    ],
+)
+def test_other_settings_are_refused_with_what_differs(finished, words, difference, resume):
+    before = files_in(finished)
+    error = run(*SHORT_TRAINING, *words, *resume, "--out", finished, code=2).error
+    assert "holds a run with " in error and difference in error and "choose another --out, or --overwrite it" in error
+    assert files_in(finished) == before
+
+
+def test_a_finished_run_says_so_and_is_left_alone(finished):
+    before = files_in(finished)
+    done = run(*SHORT_TRAINING, "--out", finished)
+    assert "is trained already, with these settings; --overwrite trains it again" in done.err
+    assert done.out == f"{finished / 'supernet.safetensors'}\n"
+    assert files_in(finished) == before
+
+
+def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "epochs").mkdir()
+    (folder / "epochs" / "epoch007.safetensors").touch()
+    run(*SHORT_TRAINING, "--seed", 1, "--out", folder, "--overwrite")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "epochs").exists()
+    assert [path.name for path in (folder / "metrics").iterdir()] == ["version_0"]
+    assert json.loads((folder / "settings.json").read_text())["seed"] == 1
+    assert not same_weights(folder / "supernet.safetensors", finished / "supernet.safetensors")
+
+
+@pytest.mark.parametrize("name", ["supernet.safetensors", "checkpoints/last.ckpt"])
+def test_what_no_known_run_made_is_not_replaced(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("foreign")
+    error = run(*SHORT_TRAINING, "--out", tmp_path, code=2).error
+    assert "is there already, without the settings of the run that made it" in error
+    assert files_in(tmp_path) == {path.relative_to(tmp_path): b"foreign"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"seed": NaN}', "\0"])
+def test_settings_that_are_no_settings_are_one_line(finished, tmp_path, text):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "settings.json").write_text(text)
+    assert "settings.json: " in run(*SHORT_TRAINING, "--out", folder, code=2).error
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot be made" in run(*SHORT_TRAINING, "--out", tmp_path / "file", code=2).error
+
+
+def test_resume_needs_a_run(tmp_path):
+    assert "there is no run to resume" in run(*SHORT_TRAINING, "--out", tmp_path, "--resume", code=2).error
+    assert not files_in(tmp_path)
+
+
+def test_a_run_that_failed_at_once_binds_nobody_unless_it_is_resumed(tmp_path):
+    with open_run(tmp_path, {"seed": 0}, made_here=["weights"]):
+        pass
+    with (
+        pytest.raises(InputError, match="seed 0, not 1"),
+        open_run(tmp_path, {"seed": 1}, made_here=["weights"], resume=True),
+    ):
+        pass
+    with open_run(tmp_path, {"seed": 1}, made_here=["weights"]):
+        (tmp_path / "weights").touch()
+    with pytest.raises(InputError, match="seed 1, not 2"), open_run(tmp_path, {"seed": 2}, made_here=["weights"]):
+        pass
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from nni_nas_consistency.files.run_folder import open_run
+
+with open_run(Path(sys.argv[1]), {}, made_here=[]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_processes_do_not_train_into_one_folder_and_a_killed_one_leaves_it(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        before = files_in(tmp_path)
+        error = run(*SHORT_TRAINING, "--out", tmp_path, "--overwrite", code=2).error
+        assert "another process works here; wait for it, or choose another --out" in error
+        assert files_in(tmp_path) == before
+    finally:
+        other.kill()
+        other.wait()
+    with open_run(tmp_path, {}, made_here=[]):
+        pass
+
+
+# the same command goes on
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_same_command_after_a_kill_goes_on_to_the_same_weights(killed, tmp_path, resume):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    lines = []
+    path = jobs.train(few_steps(folder, resume=resume), write=lines.append)
+    assert [line.split()[1] for line in lines] == ["3/4", "4/4"]
+    undisturbed = jobs.train(few_steps(tmp_path / "undisturbed"), write=silent)
+    assert same_weights(path, undisturbed)
+
+
+def garbage(path):
+    path.write_bytes(b"garbage")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def of_other_settings(path):
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "run": "0" * 64}, path)
+
+
+def of_no_settings(path):
+    content = torch.load(path, weights_only=True)
+    del content["run"]
+    torch.save(content, path)
+
+
+def no_training(path):
+    torch.save([1, 2], path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (garbage, "cannot be read"),
+        (truncated, "cannot be read"),
+        (of_other_settings, "was made with other settings"),
+        (of_no_settings, "was made with other settings"),
+        (no_training, "is no checkpoint of a training run"),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_run_is_refused_in_one_line(killed, tmp_path, damage, message):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    damage(folder / "checkpoints" / "last.ckpt")
+    before = files_in(folder)
+    with pytest.raises(InputError, match=message) as error:
+        jobs.train(few_steps(folder), write=silent)
+    assert "\n" not in str(error.value) and "last.ckpt: " in str(error.value)
+    assert files_in(folder) == before
+
+
+# ends that are no success
+
+
+def test_a_warm_up_that_is_not_shorter_than_the_training_is_refused_and_can_be_corrected(tmp_path):
+    words = ("train", "--recipe", "digits", "--epochs", 1, *FEW[:-2], "--out", tmp_path)
+    error = run(*words, "--set", "warmup_steps=2", code=2).error
+    assert "a warm-up of 2 steps is not shorter than the training of 2 steps" in error
+    run(*words, "--set", "warmup_steps=1")
+    assert (tmp_path / "supernet.safetensors").is_file()
+
+
+def test_a_training_that_ends_far_above_guessing_is_one_line_and_exit_1(tmp_path):
+    wild = ("--set", "lr=1000", "--set", "grad_clip=none")
+    error = run(*SHORT_TRAINING, *wild, "--out", tmp_path, code=1).error
+    assert "the training ended at a loss of " in error and "where guessing has 2.30: it diverged" in error
+    assert not (tmp_path / "supernet.safetensors").exists()
+
+
+def test_sigterm_ends_a_training_with_exit_143_without_a_supernet(tmp_path):
+    words = ("train", "--recipe", "digits", "--epochs", 500, *FEW, "--out", tmp_path)
+    command = [sys.executable, "-m", "nni_nas_consistency", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("epoch 2/500") for line in lines)
+        process.send_signal(signal.SIGTERM)
+        _, shown = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 143
+    assert "terminated; what was finished is kept: give the same command again to go on" in shown
+    assert "Traceback" not in shown
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and not (tmp_path / "supernet.safetensors").exists()
