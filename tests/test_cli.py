@@ -197,6 +197,40 @@ def test_rank_names_archs_that_only_one_side_has_unless_common(folder, tmp_path)
     assert "4 archs" in run(*words, "--common").out
 
 
+def constant(path, to, acc):
+    """Write a list with this accuracy throughout."""
+    entries = json.loads(path.read_text())
+    to.write_text(json.dumps({name: {**entry, "acc": acc} for name, entry in entries.items()}))
+    return to
+
+
+def only_the_first(path, to):
+    name, entry = next(iter(json.loads(path.read_text()).items()))
+    to.write_text(json.dumps({name: entry}))
+    return to
+
+
+def test_rank_tells_a_correlation_that_does_not_exist_as_such(folder, tmp_path):
+    reference = folder / "alone" / "reference.json"
+    same = constant(reference, tmp_path / "same.json", 0.5)
+    one = only_the_first(reference, tmp_path / "one.json")
+    cases = [
+        (("rank", same, reference), "all scores are equal", False),
+        (("rank", reference, same), "all reference accuracies are equal", True),
+        (("rank", one, one), "there is one arch", True),
+        (("rank", folder / "scores.json", one, "--common"), "there is one arch", True),
+    ]
+    for words, why, no_baselines in cases:
+        words = (*words, "--space", "digits", "--resamples", 20)
+        done = run(*words, "--report", tmp_path / "report")
+        assert done.out.count(f"undefined ({why})") == (9 if no_baselines else 3), done.out
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert "undefined" in page and why in page
+        found = json.loads(run(*words, "--json").out)
+        assert (found["scores"]["kendall"], found["scores"]["undefined"]) == (None, why)
+        assert (found["params"]["kendall"] is None) == no_baselines
+
+
 def test_standalone_keeps_finished_seeds_and_says_how_well_they_agree(folder, tmp_path):
     alone = shutil.copytree(folder / "alone", tmp_path / "alone")
     about = json.loads((alone / "about.json").read_text())

@@ -213,9 +213,27 @@ def test_settings_that_give_no_interval_are_refused(settings, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("scores", "reference", "why"),
+    [
+        ([1], [2], "there is one arch"),
+        ([3, 3, 3], [1, 2, 3], "all scores are equal"),
+        ([1, 2, 3], [0, 0, 0], "all reference accuracies are equal"),
+    ],
+)
+def test_a_correlation_that_does_not_exist_is_none_with_the_reason(scores, reference, why):
+    found = rank_consistency(scores, reference)
+    assert (found.n, found.undefined) == (len(scores), why)
+    assert set(intervals_of(found).values()) == {None} and found.top == {1: None}
+    assert rank_consistency([1, 2, 3], [1, 3, 2], resamples=1).undefined is None
+
+
 def test_errors_of_a_ranking_say_which_side_is_wrong():
     with pytest.raises(ValueError) as error:
-        rank_consistency([1, 2, 3], [0, 0, 0])
+        rank_consistency([1, float("inf")], [0, 0])
+    assert str(error.value) == "scores[1] is inf; every number must be finite"
+    with pytest.raises(ValueError) as error:
+        top_overlap([1, 2, 3], [0, 0, 0], 1)
     assert str(error.value) == "reference is 0.0 throughout; a constant list has no correlation"
     with pytest.raises(ValueError) as error:
         top_overlap([1, float("nan")], [0, 1], 1)

@@ -22,17 +22,17 @@ def match(
         common: Rank the archs that both sides have; otherwise an arch that only one side has is an error.
 
     Returns:
-        Names [N], scores [N] and reference accuracies [N], N at least 2.
+        Names [N], scores [N] and reference accuracies [N], N at least 1.
 
     Raises:
-        MatchError: A name stands for two archs; the names differ and `common` is false; fewer than 2 are shared.
+        MatchError: A name stands for two archs; the names differ and `common` is false; none are shared.
     """
     names = [name for name in reference if name in scores]
     _refuse_other_archs(scores, reference, names)
     if not common:
         _refuse_one_sided(scores, reference, len(names))
-    if len(names) < 2:
-        raise MatchError(f"scores and reference share {_count(len(names))}; a ranking needs at least 2")
+    if not names:
+        raise MatchError("scores and reference share no arch; give a reference for the archs that were scored")
     return names, _numbers(scores, names), _numbers(reference, names)
 
 

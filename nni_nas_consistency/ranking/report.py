@@ -145,7 +145,7 @@ def _page(report: Report, plots: Mapping[str, bytes]) -> str:
 
 def _plots(report: Report) -> dict[str, bytes]:
     """Return PNG files: `scatter` and `ranks`, and `scatter_dark` and `ranks_dark`."""
-    note = " ".join(("Kendall", *_interval(report.consistency.kendall)))
+    note = " ".join(("Kendall", *_correlation(report.consistency, report.consistency.kendall)))
     files: dict[str, bytes] = {}
     for suffix, dark in (("", False), ("_dark", True)):
         scatter = scatter_plot(
@@ -169,17 +169,23 @@ def _table(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     columns = [report.consistency, *report.baselines.values()]
     pearson = "|pearson|" if report.consistency.absolute_pearson else "pearson"
     rows = [
-        ("kendall", [_interval(column.kendall) for column in columns]),
-        (pearson, [_interval(column.pearson) for column in columns]),
-        ("spearman", [_interval(column.spearman) for column in columns]),
+        ("kendall", [_correlation(column, column.kendall) for column in columns]),
+        (pearson, [_correlation(column, column.pearson) for column in columns]),
+        ("spearman", [_correlation(column, column.spearman) for column in columns]),
     ]
     for k in report.consistency.top:
-        rows.append((f"top-{k}", [(f"{column.top[k]:.4f}", "") for column in columns]))
+        rows.append((f"top-{k}", [(_share(column.top[k]), "") for column in columns]))
     return rows
 
 
-def _interval(interval: Interval) -> tuple[str, str]:
+def _correlation(consistency: Consistency, interval: Interval | None) -> tuple[str, str]:
+    if interval is None:
+        return "undefined", f"({consistency.undefined})"
     return f"{interval.value:.4f}", f"[{interval.low:.4f}, {interval.high:.4f}]"
+
+
+def _share(share: float | None) -> str:
+    return "undefined" if share is None else f"{share:.4f}"
 
 
 def _explanation(report: Report) -> str:

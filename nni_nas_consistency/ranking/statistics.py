@@ -7,7 +7,7 @@ Pure functions over arrays: archs, files and plots are elsewhere. Higher is bett
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -39,21 +39,23 @@ class Consistency:
 
     Args:
         n: Number of archs.
-        kendall: Kendall's tau-b, in [-1, 1].
+        kendall: Kendall's tau-b, in [-1, 1]; None, as the next two, where there is none.
         pearson: Pearson's r, in [-1, 1]; or |r|, in [0, 1].
         spearman: Spearman's rho, in [-1, 1].
-        top: For each k, ascending, the share of the k best by reference that are among the k best by score.
+        top: For each k, ascending, the share of the k best by reference that are among the k best by score; or None.
         level: Confidence level of the intervals: the share of the bootstrap distribution inside them, in (0, 1).
         absolute_pearson: Whether `pearson` is |r|.
+        undefined: Why there is no correlation: one arch, or equal values throughout; None where there is one.
     """
 
     n: int
-    kendall: Interval
-    pearson: Interval
-    spearman: Interval
-    top: dict[int, float]
+    kendall: Interval | None
+    pearson: Interval | None
+    spearman: Interval | None
+    top: Mapping[int, float | None]
     level: float
     absolute_pearson: bool = False
+    undefined: str | None = None
 
 
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
@@ -133,9 +135,10 @@ def rank_consistency(
     Each interval is a paired percentile bootstrap: archs are drawn with replacement, score and accuracy together, the
     same draws for all three correlations. A draw in which one list is constant has no correlation and is replaced by
     another. One resample takes 1 ms at N = 300 and 25 ms at N = 50,000 (one core), so 1000 of them 1 s and 25 s.
+    One arch, or a list that is constant, has no correlation: then the result says why, and holds None.
 
     Args:
-        scores: Numbers [N], higher is better.
+        scores: Numbers [N], higher is better; N at least 1.
         reference: Numbers [N], paired with `scores`.
         seed: Seed of the draws; two calls with one seed agree exactly.
         resamples: Number of draws, at least 1.
@@ -144,14 +147,18 @@ def rank_consistency(
         absolute_pearson: Report |r|, in the interval too, as board A of CVPR 2022 track 1 does.
 
     Raises:
-        ValueError: An argument outside its range, or one of the conditions of `kendall_tau`.
+        ValueError: An argument outside its range, no archs, different lengths, or a number that is not finite.
     """
     if resamples < 1:
         raise ValueError(f"{resamples} resamples give no interval; ask for at least 1")
     if not 0 < level < 1:
         raise ValueError(f"the confidence level is {level}; it lies between 0 and 1, such as 0.95")
-    x, y = _checked(scores, reference, ("scores", "reference"))
+    x, y = _pairs(scores, reference, ("scores", "reference"))
     chosen_ks = _default_ks(len(x)) if ks is None else sorted(set(ks))
+    undefined = _why_undefined(x, y)
+    if undefined is not None:
+        nothing = dict.fromkeys(chosen_ks)
+        return Consistency(len(x), None, None, None, nothing, level, absolute_pearson, undefined)
     top = {k: _top_overlap(x, y, k) for k in chosen_ks}
     values = _correlations(x, y, absolute_pearson)
     draws = [_correlations(*drawn, absolute_pearson) for drawn in _resamples(x, y, resamples, seed)]
@@ -189,20 +196,40 @@ def split_half(values: ArrayLike, *, seed: int = 0, splits: int = 100) -> float:
 
 
 def _checked(x: ArrayLike, y: ArrayLike, called: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
+    """Return two lists that have a correlation."""
+    first, second = _pairs(x, y, called)
+    if len(first) < 2:
+        raise ValueError(f"a correlation needs at least 2 pairs, not {len(first)}")
+    for name, values in zip(called, (first, second), strict=True):
+        if _is_constant(values):
+            raise ValueError(f"{name} is {values[0]} throughout; a constant list has no correlation")
+    return first, second
+
+
+def _pairs(x: ArrayLike, y: ArrayLike, called: tuple[str, str]) -> tuple[Array, Array]:
+    """Return two lists of finite numbers, of the same length."""
     first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if first.ndim != 1 or first.shape != second.shape:
         shapes = f"{called[0]} has shape {first.shape}, {called[1]} {second.shape}"
         raise ValueError(f"{shapes}; both must be [N] with the same N")
-    if len(first) < 2:
-        raise ValueError(f"a correlation needs at least 2 pairs, not {len(first)}")
+    if len(first) < 1:
+        raise ValueError("a correlation needs at least 2 pairs, not 0")
     for name, values in zip(called, (first, second), strict=True):
         finite = np.isfinite(values)
         if not finite.all():
             at = int(finite.argmin())
             raise ValueError(f"{name}[{at}] is {values[at]}; every number must be finite")
-        if _is_constant(values):
-            raise ValueError(f"{name} is {values[0]} throughout; a constant list has no correlation")
     return first, second
+
+
+def _why_undefined(scores: Array, reference: Array) -> str | None:
+    if len(scores) == 1:
+        return "there is one arch"
+    if _is_constant(scores):
+        return "all scores are equal"
+    if _is_constant(reference):
+        return "all reference accuracies are equal"
+    return None
 
 
 def _is_constant(values: Array) -> bool:
