@@ -108,6 +108,7 @@ def test_json_holds_everything_and_reads_back_exactly(written):
         "top": {"2": 0.5, "10": 0.7},
         "level": 0.95,
         "absolute_pearson": False,
+        "undefined": None,
     }
     assert list(read["baselines"]) == ["params", "MACs"]
     assert read["baselines"]["MACs"]["top"] == {"2": 1.0, "10": 1 / 3}
