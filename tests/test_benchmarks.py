@@ -85,7 +85,19 @@ def test_variants_in_processes_take_turns_and_return_their_results(tmp_path, mon
 
 
 def test_consistency_scores_ranks_and_keeps_the_figures_but_no_reference_accuracy(tmp_path, run):
-    training = ["train", "--recipe", "digits", "--epochs", "1", "--n", "3", "--train-images", "64", "--set", "warmup_steps=0"]
+    training = [
+        "train",
+        "--recipe",
+        "digits",
+        "--epochs",
+        "1",
+        "--n",
+        "3",
+        "--train-images",
+        "64",
+        "--set",
+        "warmup_steps=0",
+    ]
     assert main([*training, "--val-images", "20", "--out", str(tmp_path)]) == 0
     path = ROOT / "nni_nas_consistency" / "assets" / "digits" / "reference.json"
     out = tmp_path / "found"

@@ -14,7 +14,6 @@ from helpers import keep_nni_in, tiny_space
 from safetensors.torch import load_file
 
 from nni_nas_consistency.archs.codecs import DIGITS_CODEC
-from nni_nas_consistency.cli.main import main
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256

@@ -230,7 +230,17 @@ def test_a_search_does_not_go_on_with_the_journal_of_something_else(tmp_path):
 
 
 def test_accuracies_of_other_settings_are_replaced_on_request_only(folder):
-    words = ("standalone", "--space", "digits", "--archs", folder / "list.json", "--limit", 2, "--out", folder / "alone")
+    words = (
+        "standalone",
+        "--space",
+        "digits",
+        "--archs",
+        folder / "list.json",
+        "--limit",
+        2,
+        "--out",
+        folder / "alone",
+    )
     run(*words, "--epochs", 1)
     before = contents(folder / "alone"), contents(folder / "alone" / "seeds")
     error = run(*words, "--epochs", 2, code=2).error

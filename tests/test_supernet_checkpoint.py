@@ -228,7 +228,11 @@ def test_files_that_are_no_checkpoints_are_refused_by_reader_and_loader(tmp_path
 
 def test_a_file_that_is_missing_or_no_regular_file_is_refused_with_what_comes_with_the_package(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, flaw in ((tmp_path / "missing", "cannot be read"), (tmp_path, "is a folder"), (tmp_path / "pipe", "is a p")):
+    for path, flaw in (
+        (tmp_path / "missing", "cannot be read"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "is a p"),
+    ):
         with pytest.raises(CheckpointError, match=f"^{path}: {flaw}.*come with the package: {SHIPPED}$"):
             read_checkpoint_header(path)
 
