@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
 from nni_nas_consistency.files.doors import check_output
 from nni_nas_consistency.files.run_folder import identity_of, open_run
+from nni_nas_consistency.files.score_files import beside
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
@@ -167,10 +169,19 @@ def _start_from(space: ChainSpace, weights: Path, out: Path) -> tuple[dict[str, 
     from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
     from nni_nas_consistency.supernet.make import make_supernet
 
-    if weights.resolve() == (out / "supernet.safetensors").resolve():
+    if _is_written_by_run(weights.resolve(), out.resolve()):
         raise InputError(f"{weights}: is what this run would write; give another --out")
     about = load_supernet(weights, make_supernet(space))
     return about, weights_sha256(space)
+
+
+def _is_written_by_run(path: Path, folder: Path) -> bool:
+    from nni_nas_consistency.training.run import MADE_BY_TRAINING
+
+    if not path.is_relative_to(folder) or path == folder:
+        return False
+    first = path.relative_to(folder).parts[0]
+    return any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING)
 
 
 @dataclass(frozen=True)
@@ -239,7 +250,8 @@ def score(job: ScoreJob, *, progress: ShowProgress = _silent) -> Scored:
         InputError: The list, the checkpoint, the data or the score file cannot be used.
         RuntimeError: A score is not finite.
     """
-    check_output(job.out, [checkpoint_path(job.checkpoint), job.archs])
+    for path in (job.out, *(beside(job.out, what) for what in ("submission", "loss", "acc"))):
+        check_output(path, [checkpoint_path(job.checkpoint), job.archs])
     archs = first_archs(job.archs, job.system, job.limit)
 
     from nni_nas_consistency.scoring.arch_list import Shard, score_list

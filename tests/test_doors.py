@@ -72,6 +72,15 @@ def test_no_score_file_is_written_over_an_input(folder, name, spelling):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("what", ["submission", "loss", "acc"])
+def test_what_is_written_beside_a_score_file_is_no_input_either(folder, what):
+    archs = shutil.copy(folder / "list.json", folder / f"out.{what}.json")
+    before = contents(folder)
+    error = run(*scoring(folder, f"out.{what}.json"), "--out", folder / "out.json", "--overwrite", code=2).error
+    assert str(archs) in error and "is an input of this job" in error
+    assert contents(folder) == before
+
+
 def test_no_search_is_written_over_its_checkpoint(folder):
     before = contents(folder)
     out = folder / "supernet.safetensors"
@@ -129,6 +138,24 @@ def test_results_of_other_settings_are_replaced_on_request_only(folder, words):
     assert "choose another --out, or --overwrite it" in error and contents(folder) == before
     run(*words(folder), "--images", 60, "--out", out, "--overwrite")
     assert contents(folder)["out.json"] != before["out.json"] and contents(folder).keys() == before.keys()
+
+
+@VERBS
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_journal_is_refused_rather_than_waited_for(folder, words):
+    os.mkfifo(folder / "out.journal")
+    error = run(*words(folder), "--out", folder / "out.json", code=2).error
+    assert "out.journal: is not a scoring journal; move it away" in error
+
+
+@VERBS
+def test_a_finished_job_deletes_the_rest_of_its_journal_but_no_foreign_file(folder, words):
+    run(*words(folder), "--out", folder / "out.json")
+    journal = folder / "out.journal"
+    for content, stays in (("", False), ("foreign", True)):
+        journal.write_text(content)
+        run(*words(folder), "--out", folder / "out.json")
+        assert journal.exists() == stays
 
 
 # inputs

@@ -141,6 +141,17 @@ def test_what_no_known_run_made_is_not_replaced(tmp_path, name):
     assert files_in(tmp_path) == {path.relative_to(tmp_path): b"foreign"}
 
 
+@pytest.mark.parametrize("name", ["supernet.safetensors", "epochs/epoch000.safetensors"])
+def test_weights_that_the_run_itself_would_replace_are_refused(finished, tmp_path, name):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes((finished / "supernet.safetensors").read_bytes())
+    before = files_in(folder)
+    error = run(*SHORT_TRAINING, "--weights", folder / name, "--out", folder, "--overwrite", code=2).error
+    assert "is what this run would write; give another --out" in error
+    assert files_in(folder) == before
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"seed": NaN}', "\0"])
 def test_settings_that_are_no_settings_are_one_line(finished, tmp_path, text):
     folder = shutil.copytree(finished, tmp_path / "run")

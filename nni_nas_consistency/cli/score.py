@@ -20,7 +20,7 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SpaceOption,
 )
-from nni_nas_consistency.files.score_files import submission_path
+from nni_nas_consistency.files.score_files import beside
 
 
 def score(
@@ -89,5 +89,5 @@ def score(
     scored = jobs.score(job, progress=progress)
     for path in scored.files:
         print(path)
-    if out in scored.files and submission_path(out) not in scored.files:
+    if out in scored.files and beside(out, "submission") not in scored.files:
         say("all scores are equal, so that no submission can be made of them")

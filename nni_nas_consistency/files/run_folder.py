@@ -92,7 +92,7 @@ def _refuse_foreign(folder: Path, made_here: Sequence[str]) -> None:
 
 def _delete(folder: Path, made_here: Sequence[str]) -> None:
     for path in _made(folder, ["settings.json", *made_here]):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -117,9 +117,9 @@ def write_scores(path: FilePath, score_file: ScoreFile) -> None:
     write_text_atomically(path, text)
 
 
-def submission_path(path: Path) -> Path:
-    """Return where the submission of a score file is."""
-    return path.with_name(f"{path.stem}.submission{path.suffix}")
+def beside(path: Path, what: str) -> Path:
+    """Return where something is written beside a score file: the `submission`, or the scores of another metric."""
+    return path.with_name(f"{path.stem}.{what}{path.suffix}")
 
 
 def submission(score_file: ScoreFile) -> dict[str, Entry]:

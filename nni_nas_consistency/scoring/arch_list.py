@@ -18,9 +18,16 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.errors import FileError, InputError
 from nni_nas_consistency.files.arch_lists import write_released
-from nni_nas_consistency.files.score_files import ScoreFile, read_scores, submission, submission_path, write_scores
+from nni_nas_consistency.files.score_files import ScoreFile, beside, read_scores, submission, write_scores
 from nni_nas_consistency.files.strict_json import Json
-from nni_nas_consistency.scoring.journal import Journal, SegmentScores, check_identity, present_identity, read_journal
+from nni_nas_consistency.scoring.journal import (
+    Journal,
+    SegmentScores,
+    check_identity,
+    present_identity,
+    read_journal,
+    remove_journal,
+)
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
 from nni_nas_consistency.scoring.scoring import METRICS, Metric, Progress, Score, Scorer, Scoring
@@ -149,7 +156,7 @@ def score_list(
             path.unlink(missing_ok=True)
     finished = _finished(out, identity, codec)
     if finished is not None:
-        shard.journal(out).unlink(missing_ok=True)
+        remove_journal(shard.journal(out), identity)
         scores = {name: finished.scores[name][1] for _, names in mine for name in names}
         return Scored(scores, _files(out, scoring.metric))
     _refuse_other_files(out, shard.count, identity)
@@ -229,11 +236,11 @@ def _write(
         if metric == identity["metric"]:
             continue
         if all(metric in scores for scores in done.values()):
-            write_scores(_beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
+            write_scores(beside(out, metric), _score_file(archs, segments, done, {**identity, "metric": metric}))
         else:  # a journal of version 0.1 has one metric: what an earlier scoring left there is not of these scores
-            _beside(out, metric).unlink(missing_ok=True)
+            beside(out, metric).unlink(missing_ok=True)
     if len({score for _, score in score_file.scores.values()}) > 1:  # equal scores have no form from 0 to 1
-        write_released(submission_path(out), submission(score_file))
+        write_released(beside(out, "submission"), submission(score_file))
     write_scores(out, score_file)
 
 
@@ -252,7 +259,7 @@ def _refuse_other_files(out: Path, shards: int, identity: Mapping[str, Json]) ->
 
 def _places(out: Path) -> list[Path]:
     """Return where the files of a score file are, whatever its metric."""
-    return [out, submission_path(out), *(_beside(out, metric) for metric in METRICS)]
+    return [out, beside(out, "submission"), *(beside(out, metric) for metric in METRICS)]
 
 
 def _score_file(
@@ -272,14 +279,10 @@ def _by_name(segments: Segments, done: Mapping[int, SegmentScores], metric: Metr
     return scores
 
 
-def _beside(out: Path, what: str) -> Path:
-    return out.with_name(f"{out.stem}.{what}{out.suffix}")
-
-
 def _files(out: Path, metric: Metric) -> list[Path]:
     """Return the score file, and those of submission and score file of the other metric that are there."""
-    beside = [submission_path(out), *(_beside(out, other) for other in METRICS if other != metric)]
-    return [out, *(path for path in beside if path.is_file())]
+    others = [beside(out, "submission"), *(beside(out, other) for other in METRICS if other != metric)]
+    return [out, *(path for path in others if path.is_file())]
 
 
 def _finished(out: Path, identity: Mapping[str, Json], codec: Codec) -> ScoreFile | None:

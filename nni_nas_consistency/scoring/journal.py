@@ -112,12 +112,23 @@ def read_journal(path: Path) -> Written:
     Raises:
         FileError: The file cannot be read, or is no journal.
     """
+    _refuse_other_kinds(path)
     try:
         return _parsed(path.read_bytes(), path)
     except FileNotFoundError:
         return Written(None, {}, 0)
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def remove_journal(path: Path, identity: Mapping[str, Json]) -> None:
+    """Delete what a finished scoring left of its journal; a file of anything else is left alone."""
+    try:
+        written = read_journal(path)
+    except FileError:
+        return
+    if written.identity in (None, identity):
+        path.unlink(missing_ok=True)
 
 
 def present_identity(identity: Mapping[str, Json]) -> dict[str, Json]:
@@ -186,6 +197,12 @@ def _no_journal(path: Path) -> FileError:
     return FileError(f"{path}: is not a scoring journal; move it away, or choose another name for the score file")
 
 
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse a pipe, which would be waited for, or a device; a folder cannot be opened anyway."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise _no_journal(path)
+
+
 def _content(file: int) -> bytes:
     """Return the content of an open file; its path may be gone by now."""
     with open(os.dup(file), "rb") as copy:
@@ -195,6 +212,7 @@ def _content(file: int) -> bytes:
 
 def _locked(path: Path) -> int:
     """Return the file, open and locked; not one that another writer has just deleted, having merged it."""
+    _refuse_other_kinds(path)
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -18,7 +18,7 @@ from nni_nas_consistency.files.score_files import ScoreFile, read_scores, write_
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.scoring.arch_list import fingerprints
-from nni_nas_consistency.scoring.journal import Journal
+from nni_nas_consistency.scoring.journal import Journal, remove_journal
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import METRICS, Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
@@ -69,7 +69,9 @@ def evolve(
         journal_path.unlink(missing_ok=True)
     identity = json.loads(json.dumps(identity | {"trials": trials}))  # as it will be read back
     if out.exists():
-        return _best(_finished(out, identity, supernet.codec))
+        best = _best(_finished(out, identity, supernet.codec))
+        remove_journal(journal_path, identity)
+        return best
     with Journal(journal_path, identity) as journal:
         scores = _search(supernet, scoring, journal, trials=trials, population=population, seed=seed, progress=progress)
     write_scores(out, ScoreFile(scores, {**identity, **provenance}))
