@@ -10,7 +10,7 @@ from torch import nn
 
 from nni_nas_consistency.archs.codecs import DIGITS_CODEC
 from nni_nas_consistency.archs.domains import DIGITS
-from nni_nas_consistency.errors import FileError
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
@@ -285,7 +285,7 @@ def test_an_interrupted_seed_leaves_no_file_and_is_trained_anew(tmp_path, monkey
 def test_a_folder_with_seeds_of_other_archs_is_refused(tmp_path):
     references(tmp_path, seeds=1)
     for other in (dict(list(NAMED.items())[:4]), NAMED | {"arch2": random_archs(DIGITS, 1, seed=8)[0]}):
-        with pytest.raises(FileError, match="seeds/0.json: holds other archs than the list; train into another folder"):
+        with pytest.raises(InputError, match="holds a run with archs .*choose another --out, or --overwrite it"):
             references(tmp_path, archs=other)
 
 
