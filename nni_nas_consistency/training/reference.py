@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -72,7 +73,6 @@ def train_references(
         InputError: The folder holds seeds of other archs or settings.
         FileError: It cannot be written, or another process works in it.
     """
-    names = list(archs)
     settings: dict[str, Json] = {
         "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
         "images": [len(train), len(test)],
@@ -80,34 +80,29 @@ def train_references(
         "augmentation": json.loads(json.dumps(asdict(augmentation))),
         **identity,
     }
+    how: dict[str, Any] = {"optimization": optimization, "train": train, "test": test, "augmentation": augmentation}
     with open_run(folder, settings, made_here=MADE_BY_REFERENCES, overwrite=overwrite):
         (folder / "seeds").mkdir(exist_ok=True)
         together = space.can_stack(list(archs.values()))
-        bundles = [names] if together else [[name] for name in names]
+        bundles = [list(archs.values())] if together else [[arch] for arch in archs.values()]
+        epochs = len(bundles) * optimization.epochs
         columns = []
-        with progress(seeds * len(bundles) * optimization.epochs, "epochs") as advance:
+        with progress(seeds * epochs, "epochs") as advance:
             for seed in range(seeds):
                 path = folder / "seeds" / f"{seed}.json"
                 if path.is_file():
-                    advance(len(bundles) * optimization.epochs)
+                    advance(epochs)
                 else:
-                    accuracies: list[float] = []
-                    for bundle in bundles:
-                        accuracies += train_alone(
-                            space,
-                            [archs[name] for name in bundle],
-                            optimization=optimization,
-                            train=train,
-                            test=test,
-                            augmentation=augmentation,
-                            seed=seed,
-                            progress=lambda epoch: advance(1),
-                        )
-                    entries = zip(archs.items(), accuracies, strict=True)
-                    write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
+                    train_bundle = partial(train_alone, space, seed=seed, progress=lambda epoch: advance(1), **how)
+                    _write_seed(path, archs, [accuracy for bundle in bundles for accuracy in train_bundle(bundle)])
                 columns.append(_finished(path, space, archs))
         told = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
         return _write_means(folder, archs, np.array(columns).T, {**about, **told})
+
+
+def _write_seed(path: Path, archs: Mapping[str, Arch], accuracies: Sequence[float]) -> None:
+    entries = zip(archs.items(), accuracies, strict=True)
+    write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
 
 
 def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[float]:
