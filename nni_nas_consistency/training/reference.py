@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -93,8 +92,10 @@ def train_references(
                 if path.is_file():
                     advance(epochs)
                 else:
-                    train_bundle = partial(train_alone, space, seed=seed, progress=lambda epoch: advance(1), **how)
-                    _write_seed(path, archs, [accuracy for bundle in bundles for accuracy in train_bundle(bundle)])
+                    accuracies: list[float] = []
+                    for bundle in bundles:
+                        accuracies += train_alone(space, bundle, seed=seed, progress=lambda epoch: advance(1), **how)
+                    _write_seed(path, archs, accuracies)
                 columns.append(_finished(path, space, archs))
         told = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
         return _write_means(folder, archs, np.array(columns).T, {**about, **told})
