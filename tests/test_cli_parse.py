@@ -102,7 +102,7 @@ def test_the_number_of_archs_per_step_can_be_changed():
         ("sampling=uniform", with_phase(SHORT, sampling="uniform")),
         ("sampling=fair", with_phase(SHORT, sampling="fair")),
         ("sampling=params", with_phase(SHORT, sampling="params")),
-        ("init=kaiming-fan-out", replace(SHORT, init="kaiming-fan-out")),
+        ("init=torch", replace(SHORT, init="torch")),
     ],
 )
 def test_every_setting_can_be_changed(change, changed):
