@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
@@ -26,11 +26,8 @@ from nni_nas_consistency.training.recipes import Optimization, Recipe
 if TYPE_CHECKING:
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.ranking.report import Report
-    from nni_nas_consistency.scoring.arch_list import Scored
+    from nni_nas_consistency.scoring.arch_list import Scored, ShowProgress
     from nni_nas_consistency.spaces.chain import ChainSpace
-
-ShowProgress: TypeAlias = "Callable[[int, str], AbstractContextManager[Callable[[float], None]]]"
-"""Given a number of pieces of work and their name, returns a progress callback that shows how many are done."""
 
 Precision = Literal["float32", "bf16", "float64"]
 

@@ -45,7 +45,6 @@ from nni_nas_consistency.supernet.nni_modules import (
     exact_freeze,
     frozen_subnet,
     mutate,
-    refuse_unsupported,
     set_sample,
 )
 from spaces import EVERY_SPACE, Constrained, Depths, Kernels, Nested, Operators, SpaceCase, images, small_autoformer
@@ -406,18 +405,6 @@ def test_what_nni_cannot_do_is_refused_by_path_and_type_with_the_way_out(refused
         mutate(space)
     assert "\n" not in str(error.value)
     assert dict(space.named_modules()) == modules
-
-
-@pytest.mark.parametrize("refused", ["cell with a factory", "depth 0", "any inputs", "no affine", "crossed kernels"])
-def test_what_nni_serves_wrongly_can_be_refused_before_anything_else(refused):
-    layer, kind, way_out = REFUSED[refused]
-    with pytest.raises(InputError, match=rf"^inside.layer \({kind}\): .*{way_out}"):
-        refuse_unsupported(Single(layer))
-
-
-@every_space
-def test_every_space_that_works_is_not_refused(case):
-    refuse_unsupported(case.make())
 
 
 @pytest.mark.parametrize(

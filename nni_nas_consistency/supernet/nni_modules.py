@@ -86,18 +86,6 @@ def mutate(space: ModelSpace, hooks: Sequence[MutationHook] = ()) -> None:
     _plans.pop(space, None)
 
 
-def refuse_unsupported(space: ModelSpace) -> None:
-    """Refuse a space with a module that NNI's supernet modules serve wrongly, before anything is changed.
-
-    `mutate` refuses these modules too, and all others with choices that nothing serves, unless a hook takes them.
-
-    Raises:
-        InputError: Names the module's path and type, what is wrong, and the way out.
-    """
-    for name, module in space.named_modules():
-        _refuse(name, module, _served_wrongly(module))
-
-
 def choices_of(space: ModelSpace) -> dict[str, tuple[Choice, ...]]:
     """Return what each label of a space can be, tuples where NNI chooses several at once.
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -26,15 +26,13 @@ from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.ranking.statistics import split_half
+from nni_nas_consistency.scoring.arch_list import ShowProgress
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.alone import train_alone
 from nni_nas_consistency.training.recipes import Optimization
 
 MADE_BY_REFERENCES = ("seeds", "about.json", "reference.json")
 """What is written into the folder."""
-
-ShowProgress: TypeAlias = "Callable[[int, str], AbstractContextManager[Callable[[float], None]]]"
-"""Given a number of pieces of work and their name, returns a progress callback that shows how many are done."""
 
 
 def train_references(
