@@ -305,14 +305,6 @@ def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, words, message):
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_doctor_finds_nothing_wrong_here_and_exits_1_where_something_is(monkeypatch):
-    lines = run("doctor").out.splitlines()
-    assert len(lines) > 10 and all(line.startswith("ok") for line in lines)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert "BAD  nnictl: not on the PATH" in run("doctor", code=1).out
-
-
 # what only a process can show
 
 WITHOUT_TORCH = """

@@ -1,4 +1,4 @@
-"""`nni-consistency doctor`: what is installed, and whether it works together."""
+"""`nni-consistency doctor`: what is installed, whether it works together, and which NNI managers others can reach."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import typer
 
 PACKAGES = (
@@ -50,7 +52,7 @@ class Finding:
 
 
 def doctor() -> None:
-    """Check the installation: versions, the imports that NNI needs, nnictl, the device."""
+    """Check versions, imports, nnictl and the device, and find NNI managers that other machines can reach."""
     findings = diagnose()
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.detail}")
@@ -60,7 +62,8 @@ def doctor() -> None:
 
 def diagnose() -> list[Finding]:
     """Return the results of all checks."""
-    return [*_versions(), *(_imported(what, module) for what, module in IMPORTS.items()), _nnictl(), _device()]
+    imported = [_imported(what, module) for what, module in IMPORTS.items()]
+    return [*_versions(), *imported, _nnictl(), _device(), *_managers()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -94,3 +97,46 @@ def _device() -> Finding:
         return Finding("device", False, f"torch cannot be imported ({error})")
     found = torch.cuda.is_available()
     return Finding("device", True, torch.cuda.get_device_name() if found else f"cpu, {torch.get_num_threads()} threads")
+
+
+def _managers() -> list[Finding]:
+    """Return where each running NNI manager listens; those of other users can be looked into by root only."""
+    findings = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            addresses = _listening(process) if _is_manager(words) else {}
+        except psutil.Error:  # it has ended meanwhile, or belongs to another user
+            continue
+        for port, hosts in sorted(addresses.items()):
+            findings.append(_manager(process.pid, _experiment(words), port, hosts))
+    return findings or [Finding("NNI managers", True, "none is running")]
+
+
+def _is_manager(words: list[str]) -> bool:
+    """Return whether a command line is that of NNI's manager: `…/nni_node/node … …/nni_node/main.js --port …`."""
+    return any(Path(word).parts[-2:] == ("nni_node", "main.js") for word in words)
+
+
+def _experiment(words: list[str]) -> str | None:
+    options = dict(zip(words, words[1:], strict=False))
+    return options.get("--experiment-id")
+
+
+def _listening(process: psutil.Process) -> dict[int, set[str]]:
+    """Return the addresses that a process listens on, by port."""
+    addresses: dict[int, set[str]] = {}
+    for connection in process.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN:
+            addresses.setdefault(connection.laddr.port, set()).add(connection.laddr.ip)
+    return addresses
+
+
+def _manager(pid: int, experiment: str | None, port: int, hosts: set[str]) -> Finding:
+    what = f"NNI manager {pid}, experiment {experiment or 'unknown'}"
+    if all(ip_address(host).is_loopback for host in hosts):
+        return Finding(what, True, f"port {port} of this machine only")
+    where = "all interfaces" if any(ip_address(host).is_unspecified for host in hosts) else ", ".join(sorted(hosts))
+    stop = f"`kill {pid}`" if experiment is None else f"`nnictl stop {experiment}` (or `kill {pid}`)"
+    remedy = f"stop it by {stop}, and start it by `nni-consistency nnictl`, which binds it to this machine"
+    return Finding(what, False, f"port {port} of {where}, without a password; {remedy}")
