@@ -1,5 +1,6 @@
 """Supernet checkpoints: what comes back is what went in, and every file that is not one is refused in one line."""
 
+import hashlib
 import json
 import os
 import re
@@ -88,11 +89,23 @@ def test_a_checkpoint_of_a_different_space_is_refused_and_says_what_differs(tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("links.3.conv1.bn.bias"), "links.3.conv1.bn.bias is None instead of (4,); train"),
-        (lambda tensors: tensors.update(other=torch.ones(2)), "other is (2,) instead of None; train it again"),
+        (
+            lambda tensors: tensors.pop("links.3.conv1.bn.bias"),
+            "'links.3.conv1.bn.bias' is missing, expected float64 (4,)",
+        ),
+        (lambda tensors: tensors.update(other=torch.ones(2)), "'other' is float32 (2,), expected none of this name"),
+        (lambda tensors: tensors.update(bits=torch.ones(1).cfloat()), "'bits' is C64 (1,), expected none of this name"),
         (
             lambda tensors: tensors.update({"links.0.conv.bn.bias": torch.ones(2)}),
-            "bias is (2,) instead of (4,); train",
+            "'links.0.conv.bn.bias' is float32 (2,), expected float64 (4,)",
+        ),
+        (
+            lambda tensors: tensors.update({"links.0.conv.bn.bias": torch.ones(4, dtype=torch.int64)}),
+            "'links.0.conv.bn.bias' is int64 (4,), expected float64 (4,)",
+        ),
+        (
+            lambda tensors: tensors.update({"links.0.conv.bn.num_batches_tracked": torch.tensor(7.0)}),
+            "'links.0.conv.bn.num_batches_tracked' is float32 (), expected int64 ()",
         ),
     ],
 )
@@ -104,9 +117,104 @@ def test_a_file_with_other_tensors_is_refused_before_any_is_loaded(tmp_path, cha
     change(tensors)
     save_file(tensors, tmp_path / "a", metadata)
     supernet, before = tiny_supernet(), tiny_supernet().state_dict()
-    with pytest.raises(CheckpointError, match=re.escape(message)):
+    expected = f"{tmp_path / 'a'}: the tensor {message}; train it again with this version"
+    with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
         load_supernet(tmp_path / "a", supernet)
     assert_same(supernet.state_dict(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_floating_point_type_are_converted(tmp_path, dtype):
+    saved, loaded = tiny_supernet(dtype, seed=1), tiny_supernet(torch.float32, seed=2)
+    save_supernet(tmp_path / "a", saved, ABOUT)
+    load_supernet(tmp_path / "a", loaded)
+    assert_same(loaded.state_dict(), saved.float().state_dict())
+
+
+# damage
+
+
+def layout(content):
+    """Return the header of a safetensors file, and where each tensor begins and ends in it."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    places = {name: [8 + length + offset for offset in of["data_offsets"]] for name, of in header.items()}
+    return metadata, header, places
+
+
+def flipped(content, byte, bit=0):
+    """Return the content of a file with one bit flipped."""
+    damaged = bytearray(content)
+    damaged[byte] ^= 1 << bit
+    return bytes(damaged)
+
+
+def test_one_flipped_bit_in_any_tensor_is_refused_and_leaves_the_supernet(tmp_path):
+    path = tmp_path / "a"
+    save_supernet(path, tiny_supernet(seed=1), ABOUT)
+    content, supernet = path.read_bytes(), tiny_supernet()
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    metadata, _, places = layout(content)
+    assert places.keys() == before.keys()
+    line = "a: is damaged: the SHA-256 of its content is [0-9a-f]{12}…, "
+    line += f"expected {metadata['sha256'][:12]}…; copy or train it again$"
+    for index, (first, end) in enumerate(places.values()):
+        path.write_bytes(flipped(content, first + index % (end - first), index % 8))
+        with pytest.raises(CheckpointError, match=line):
+            load_supernet(path, supernet)
+    assert_same(supernet.state_dict(), before)
+
+
+def test_no_flipped_bit_in_the_header_changes_what_is_loaded(tmp_path):
+    path, supernet = tmp_path / "a", tiny_supernet()
+    save_supernet(path, tiny_supernet(seed=1), ABOUT)
+    content, weights = path.read_bytes(), tiny_supernet(seed=1).state_dict()
+    end = min(first for first, _ in layout(content)[2].values())
+    harmless = 0
+    for byte in range(0, end, 7):
+        path.write_bytes(flipped(content, byte, byte % 8))
+        try:
+            assert load_supernet(path, supernet) == ABOUT
+        except CheckpointError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert_same(supernet.state_dict(), weights)
+            harmless += 1
+    assert harmless < 5  # padding, and the name of the digest's own field
+
+
+def test_the_digest_is_the_one_that_the_documentation_defines(tmp_path):
+    save_supernet(tmp_path / "a", tiny_supernet(), ABOUT)
+    content = (tmp_path / "a").read_bytes()
+    metadata, tensors, places = layout(content)
+    types = {"F64": "torch.float64", "I64": "torch.int64"}
+    digest = hashlib.sha256()
+    for key in ("about", "format", "space"):
+        digest.update(f"{key} {metadata[key]}\n".encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {types[tensors[name]['dtype']]} {tensors[name]['shape']}\n".encode())
+        digest.update(content[slice(*places[name])])
+    assert metadata["sha256"] == digest.hexdigest() == read_checkpoint_header(tmp_path / "a").sha256
+
+
+def test_a_file_from_before_there_was_a_digest_is_read(tmp_path):
+    save_supernet(tmp_path / "a", tiny_supernet(seed=1), ABOUT)
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        metadata = file.metadata()
+    del metadata["sha256"]
+    save_file(load_file(tmp_path / "a"), tmp_path / "a", metadata)
+    loaded = tiny_supernet()
+    assert load_supernet(tmp_path / "a", loaded) == ABOUT
+    assert_same(loaded.state_dict(), tiny_supernet(seed=1).state_dict())
+
+
+def test_the_shipped_supernet_carries_its_digest_and_one_flipped_bit_is_refused(tmp_path):
+    content = shipped_supernets()[SHIPPED].read_bytes()
+    assert read_checkpoint_header(Path(SHIPPED)).sha256 is not None
+    (tmp_path / "a").write_bytes(flipped(content, len(content) - 1000))
+    with pytest.raises(CheckpointError, match="a: is damaged"):
+        load_supernet(tmp_path / "a", make_supernet(ResNet20Space()))
 
 
 def name_in_format_1(name):
@@ -157,6 +265,7 @@ def test_only_tensors_and_text_are_in_the_file(tmp_path):
         metadata = file.metadata()
         assert set(file.keys()) == set(tiny_supernet().state_dict())
     assert metadata["format"] == "nni-nas-consistency supernet 2"
+    assert sorted(metadata) == ["about", "format", "sha256", "space"]
     assert json.loads(metadata["about"]) == ABOUT
     assert json.loads(metadata["space"]) == {"class": "ResNet20Space", **tiny_space().args}
 
@@ -183,6 +292,12 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "folder") == []
 
 
+def test_a_number_that_is_not_finite_is_not_saved(tmp_path):
+    with pytest.raises(CheckpointError, match="a: cannot be written: about lr is NaN; expected a finite number$"):
+        save_supernet(tmp_path / "a", tiny_supernet(), {"lr": float("nan")})
+    assert not os.listdir(tmp_path)
+
+
 def header(content, length=None):
     """Return the bytes of a safetensors file with this header and no tensors."""
     content = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -195,6 +310,13 @@ def about(**changed):
     return header({"__metadata__": {name: value for name, value in metadata.items() if value is not None}})
 
 
+def tensor(described):
+    """Return a header whose metadata are those of a checkpoint, and one tensor."""
+    metadata = {"format": "nni-nas-consistency supernet 2", "space": "{}", "about": "{}"}
+    return header({"__metadata__": metadata, "a": described})
+
+
+TENSOR = {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}
 NOT_SAFETENSORS = "is not a safetensors file; `nni-consistency train` writes one"
 NO_CHECKPOINT = "is not a supernet checkpoint; `nni-consistency train` writes one"
 BAD_FILES = {
@@ -204,14 +326,26 @@ BAD_FILES = {
     "not JSON": (header(b"{'a': 1}"), NOT_SAFETENSORS),
     "not UTF-8": (header(b'{"\xff": 1}'), NOT_SAFETENSORS),
     "nested deeply": (header(b"[" * 100_000), NOT_SAFETENSORS),
-    "a list": (header([1, 2]), NO_CHECKPOINT),
+    "a list": (header([1, 2]), NOT_SAFETENSORS),
     "no metadata": (header({}), NO_CHECKPOINT),
     "metadata of another kind": (header({"__metadata__": "nni"}), NO_CHECKPOINT),
     "another format": (about(format="nni-nas-consistency supernet 99"), NO_CHECKPOINT),
-    "no space": (about(space=None), "its metadata has no 'space' that can be read; train or copy it again"),
-    "space of another kind": (about(space={"class": "A"}), "its metadata has no 'space' that can be read; train or"),
-    "space that is not JSON": (about(space="{"), "its metadata has no 'space' that can be read; train or copy it ag"),
-    "about is a list": (about(about="[]"), "'about' of its metadata is not a JSON object; train or copy it again"),
+    "twice the same metadata": (header(b'{"__metadata__": {}, "__metadata__": {}}'), NOT_SAFETENSORS),
+    "no space": (about(space=None), "its metadata has no text 'space'; copy or train it again"),
+    "space of another kind": (about(space={"class": "A"}), "its metadata has no text 'space'; copy or train it again"),
+    "space that is not JSON": (about(space="{"), "'space' of its metadata is not JSON; copy or train it again"),
+    "about nested deeply": (about(about="[" * 100_000), "'about' of its metadata is not JSON; copy or train it again"),
+    "about is a list": (about(about="[]"), "about is a list; expected an object in braces; copy or train it again"),
+    "about with a NaN": (
+        about(about='{"lr": NaN}'),
+        "about lr is NaN; expected a finite number; copy or train it again",
+    ),
+    "about with a line break": (about(about='{"l\\nr": NaN}'), r"about l\nr is NaN; expected a finite number; copy"),
+    "no digest": (about(sha256="ab"), 'its sha256 is "ab"; expected 64 hexadecimal digits; copy or train it again'),
+    "a tensor that is none": (tensor([]), "tensor a is a list; expected an object in braces; copy or train it again"),
+    "a tensor without a type": (tensor({"shape": []}), "tensor a lacks the field 'dtype'; required are dtype, shape"),
+    "a type that is none": (tensor({**TENSOR, "dtype": 32}), "dtype of tensor a is 32; expected a name such as F32"),
+    "a negative size": (tensor({**TENSOR, "shape": [2, -1]}), "shape of tensor a is no list of sizes; copy or train"),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Any
 
 from nni_nas_consistency.errors import CheckpointError, FileError
 from nni_nas_consistency.files.doors import check_input
+from nni_nas_consistency.files.strict_json import Json, decode, fields_of, json_value, object_of, one_line, shown
 
 FORMAT_1 = "nni-nas-consistency supernet 1"
 FORMAT = "nni-nas-consistency supernet 2"
@@ -20,25 +22,61 @@ LARGEST_HEADER = 100_000_000
 SHIPPED = Path(str(files("nni_nas_consistency"))) / "assets"
 """The folder of the supernets that come with the package; the JSON file of the same name says what each reached."""
 
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""Torch's names of the types of safetensors; types that no supernet has keep theirs."""
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """Type and shape of a tensor.
+
+    Args:
+        dtype: Torch's name of the type, such as `float32`.
+        shape: The sizes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """The metadata of a checkpoint.
+    """The header of a checkpoint.
 
     Args:
         format: `FORMAT`, or `FORMAT_1` of version 0.1, whose tensors have other names.
         space: Class and arguments of the search space.
         about: How the supernet was made: recipe, data, seed, ….
+        sha256: Of the content, as `supernet.checkpoint.checkpoint_sha256` defines it; None in files that were written
+            before there was one.
+        tensors: Type and shape of each tensor, by name.
     """
 
     format: str
     space: Mapping[str, Any]
     about: Mapping[str, Any]
+    sha256: str | None
+    tensors: Mapping[str, TensorHeader]
 
 
 def checkpoint_path(path: Path) -> Path:
     """Return the file of a checkpoint: the path itself, or the file of a supernet that comes with the package."""
-    return path if path.is_file() else shipped_supernets().get(str(path), path)
+    # os.path.isfile, since that of Path raises where a name is too long
+    return path if os.path.isfile(path) else shipped_supernets().get(str(path), path)
 
 
 def shipped_supernets() -> dict[str, Path]:
@@ -47,14 +85,30 @@ def shipped_supernets() -> dict[str, Path]:
 
 
 def read_checkpoint_header(path: Path) -> CheckpointHeader:
-    """Return the metadata of a checkpoint.
+    """Return the header of a checkpoint.
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
 
     Raises:
-        CheckpointError: There is no such file, or it is not a supernet checkpoint.
+        CheckpointError: There is no such file, it is not a supernet checkpoint, or its header is damaged.
     """
+    _check_is_there(path)
+    header = _header(path)
+    metadata = _metadata(path, header.pop("__metadata__", None))
+    try:
+        return CheckpointHeader(
+            str(metadata["format"]),
+            _json_object(metadata, "space"),
+            _json_object(metadata, "about"),
+            _sha256(metadata),
+            {name: _tensor(value, f"tensor {name}") for name, value in header.items()},
+        )
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {one_line(error)}; copy or train it again") from error
+
+
+def _check_is_there(path: Path) -> None:
     try:
         check_input(checkpoint_path(path))
     except FileError as error:
@@ -62,27 +116,59 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
             f"{error}; a checkpoint is the supernet.safetensors of a training run, or one of those that come with the "
             f"package: {', '.join(shipped_supernets())}"
         ) from error
+
+
+def _header(path: Path) -> dict[str, object]:
+    try:
+        return object_of(decode(_header_text(path)), "the header")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not a safetensors file; `nni-consistency train` writes one") from error
+
+
+def _header_text(path: Path) -> str:
+    """Return the JSON text at the beginning of a safetensors file, whose length the first eight bytes tell."""
     try:
         with checkpoint_path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= LARGEST_HEADER else {}
+            return file.read(length).decode() if length <= LARGEST_HEADER else "{}"
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not a safetensors file; `nni-consistency train` writes one") from error
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or metadata.get("format") not in (FORMAT, FORMAT_1):
-        raise CheckpointError(f"{path}: is not a supernet checkpoint; `nni-consistency train` writes one")
-    return CheckpointHeader(metadata["format"], _object(metadata, "space", path), _object(metadata, "about", path))
 
 
-def _object(metadata: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+def _metadata(path: Path, written: object) -> dict[str, object]:
     try:
-        value = json.loads(metadata[key])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: its metadata has no {key!r} that can be read; train or copy it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: {key!r} of its metadata is not a JSON object; train or copy it again")
-    return value
+        metadata = object_of(written, "the metadata")
+    except ValueError:
+        metadata = {}
+    if metadata.get("format") not in (FORMAT, FORMAT_1):
+        raise CheckpointError(f"{path}: is not a supernet checkpoint; `nni-consistency train` writes one")
+    return metadata
+
+
+def _json_object(metadata: Mapping[str, object], key: str) -> dict[str, Json]:
+    """Return the object whose JSON text an entry of the metadata is."""
+    text = metadata.get(key)
+    if not isinstance(text, str):
+        raise ValueError(f"its metadata has no text {key!r}")
+    try:
+        value = decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{key!r} of its metadata is not JSON") from error
+    return {name: json_value(item, f"{key} {name}") for name, item in object_of(value, key).items()}
+
+
+def _sha256(metadata: Mapping[str, object]) -> str | None:
+    digest = metadata.get("sha256")
+    if digest is None or (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+        return digest
+    raise ValueError(f"its sha256 is {shown(digest)}; expected 64 hexadecimal digits")
+
+
+def _tensor(value: object, what: str) -> TensorHeader:
+    """Return what the header says of a tensor; its offsets are checked by safetensors, when the tensors are read."""
+    dtype, shape, _ = fields_of(object_of(value, what), what, ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str):
+        raise ValueError(f"dtype of {what} is {shown(dtype)}; expected a name such as F32")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"shape of {what} is no list of sizes")
+    return TensorHeader(DTYPES.get(dtype, dtype), tuple(shape))

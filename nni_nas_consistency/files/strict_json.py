@@ -28,11 +28,22 @@ def file_errors(path: FilePath) -> Iterator[None]:
     except FileError:  # names its file already
         raise
     except ArchError as flaw:
-        raise FileError(f"{path}: {flaw}; correct it, or give the search space that this file is for") from flaw
+        advice = "correct it, or give the search space that this file is for"
+        raise FileError(f"{path}: {one_line(flaw)}; {advice}") from flaw
     except RecursionError as flaw:
         raise FileError(f"{path}: is nested too deeply; give an arch list or a score file") from flaw
     except ValueError as flaw:
-        raise FileError(f"{path}: {flaw}") from flaw
+        raise FileError(f"{path}: {one_line(flaw)}") from flaw
+
+
+def one_line(flaw: Exception) -> str:
+    """Return the message of an error about the content of a file on one line, whatever names the file brought into it.
+
+    Characters that cannot be printed, such as line breaks and lone surrogates, are escaped; the middle of a long
+    message is left out.
+    """
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(flaw))
+    return text if len(text) <= 600 else f"{text[:400]}…{text[-200:]}"
 
 
 def read_object(path: FilePath) -> dict[str, object]:
@@ -69,6 +80,8 @@ def decode(text: str) -> object:
     except json.JSONDecodeError as error:
         truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         raise ValueError(f"is {'truncated' if truncated else 'not JSON'}: {error}; copy or create it again") from error
+    except ValueError as error:  # Python reads integers of up to 4,300 digits
+        raise ValueError("has a number of thousands of digits; copy or create it again") from error
 
 
 def object_of(value: object, what: str) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Supernet checkpoints: safetensors files of the shared weights, with space and provenance as metadata.
 
-Unlike pickles they run no code when they are read.
+Unlike pickles they run no code when they are read, and the SHA-256 of their content tells damage.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from nni_nas_consistency.errors import CheckpointError
 from nni_nas_consistency.files.checkpoint_header import (
     FORMAT,
     FORMAT_1,
+    TensorHeader,
     checkpoint_path,
     read_checkpoint_header,
 )
+from nni_nas_consistency.files.strict_json import decode, json_value
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) -> None:
@@ -37,11 +41,17 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
         about: How it was made: recipe, data, seed, …, as plain JSON values.
 
     Raises:
-        CheckpointError: The file cannot be written.
+        CheckpointError: The file cannot be written, or a number in `about` is not finite.
     """
-    metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": json.dumps(dict(about))}
+    try:
+        text = json.dumps(dict(about))
+        json_value(decode(text), "about")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+    metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": text}
     # copies, since safetensors refuses tensors that share memory: those of a module that is registered twice
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _weights(supernet).items()}
+    metadata["sha256"] = checkpoint_sha256(tensors, metadata)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata)
@@ -55,25 +65,62 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
 def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
     """Load the weights of a checkpoint into a supernet, and return how they were made.
 
+    Floating-point weights become those of the supernet's type: precision `bf16-true` trains others than are scored.
+
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
         supernet: A space after `make_supernet`, with the same arguments as the space of the checkpoint.
 
     Raises:
-        CheckpointError: There is no such file, it is not a supernet checkpoint, or was trained for a different space.
+        CheckpointError: There is no such file, it is not a supernet checkpoint, is damaged, or was trained for a
+            different space.
     """
     header = read_checkpoint_header(path)
+    present = _present_name if header.format == FORMAT_1 else str
     _check_space(path, header.space, space_identity(supernet))
+    _check_tensors(path, {present(name): tensor for name, tensor in header.tensors.items()}, _weights(supernet))
+    tensors = _undamaged(path, header.sha256)
+    weights = {present(name): tensor for name, tensor in tensors.items()}
+    cast("nn.Module", supernet).load_state_dict(weights, strict=True)
+    return dict(header.about)
+
+
+def _undamaged(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by name, once their SHA-256 is the one of its header, if that has one."""
     try:
         with safe_open(checkpoint_path(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = file.metadata()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy or train it again") from error
-    if header.format == FORMAT_1:
-        tensors = {_present_name(name): tensor for name, tensor in tensors.items()}
-    _check_tensors(path, tensors, _weights(supernet))
-    cast("nn.Module", supernet).load_state_dict(tensors, strict=True)
-    return dict(header.about)
+    found = checkpoint_sha256(tensors, metadata)
+    if sha256 not in (found, None):
+        raise CheckpointError(
+            f"{path}: is damaged: the SHA-256 of its content is {found[:12]}…, expected {sha256[:12]}…; copy or train "
+            "it again"
+        )
+    return tensors
+
+
+def checkpoint_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a checkpoint's content, which its metadata carry as `sha256`.
+
+    It is that of these bytes: of each other entry of the metadata, in the order of the sorted keys, a line
+    `format nni-nas-consistency supernet 2`; then of each tensor, in the order of the sorted names, a line
+    `links.0.conv.bn.bias torch.float32 [16]` and the values, row by row and little-endian, as safetensors writes them.
+    Lines are UTF-8 and end with a line feed; names sort by code point.
+
+    Args:
+        tensors: By the name that they have in the file.
+        metadata: The entries; `sha256` is left out.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(metadata.keys() - {"sha256"}):
+        digest.update(f"{key} {metadata[key]}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def weights_sha256(supernet: ModelSpace) -> str:
@@ -86,7 +133,7 @@ def sha256_of(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -109,14 +156,30 @@ def _check_space(path: Path, written: Mapping[str, Any], wanted: Mapping[str, An
         )
 
 
-def _check_tensors(path: Path, written: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of other names or sizes before any is copied into the supernet."""
+def _check_tensors(path: Path, written: Mapping[str, TensorHeader], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names, types or shapes before any is read."""
     for name in sorted(written.keys() | wanted.keys()):
-        sizes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (written, wanted)]
-        if sizes[0] != sizes[1]:
+        found = written.get(name)
+        expected = _described(wanted[name]) if name in wanted else None
+        if found is None or expected is None or not _can_load(found, expected):
             raise CheckpointError(
-                f"{path}: the size of {name} is {sizes[0]} instead of {sizes[1]}; train it again with this version"
+                f"{path}: the tensor {name!r} is {found or 'missing'}, expected {expected or 'none of this name'}; "
+                "train it again with this version"
             )
+
+
+def _described(tensor: Tensor) -> TensorHeader:
+    return TensorHeader(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+
+def _can_load(found: TensorHeader, expected: TensorHeader) -> bool:
+    """Return whether a tensor has the shape that is expected, and its type or another floating-point type."""
+    both_are_floats = found.dtype in FLOATS and expected.dtype in FLOATS
+    return found.shape == expected.shape and (found.dtype == expected.dtype or both_are_floats)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _weights(supernet: ModelSpace) -> dict[str, Tensor]:
