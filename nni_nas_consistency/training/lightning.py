@@ -19,6 +19,7 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
+from nni_nas_consistency.training.checkpoints import AtomicCheckpoints
 from nni_nas_consistency.training.recipes import Optimization
 from nni_nas_consistency.training.run import TrainingRun, check_checkpoint
 
@@ -155,6 +156,7 @@ def training_evaluator(
         devices=1,
         precision=run.precision,
         callbacks=_callbacks(run, checkpoint),
+        plugins=[AtomicCheckpoints()],
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=run.progress_bar,
         enable_model_summary=False,

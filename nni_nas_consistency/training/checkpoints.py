@@ -1,0 +1,63 @@
+"""How the checkpoints of a training run are written and read, in the place of Lightning's way."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from nni_nas_consistency.files.atomic import FilePath, write_bytes_atomically
+
+
+class AtomicCheckpoints(CheckpointIO):
+    """Checkpoints that are whole whenever the process dies, and run no code when they are read.
+
+    Lightning writes into the folder of temporary files and moves from there: from one disk to another that is a copy,
+    and a kill in the middle of it leaves half a checkpoint and no other. It reads with `weights_only` as torch has it
+    by default, which before torch 2.6 was False: a pickle, which may run anything.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: FilePath, storage_options: object = None) -> None:
+        """Write a checkpoint into its folder, which is made if missing, then give it its name.
+
+        Args:
+            checkpoint: What `torch.save` takes.
+            path: Where to; an older checkpoint is replaced.
+            storage_options: Must be None; part of Lightning's interface.
+
+        Raises:
+            FileError: The file cannot be written.
+            TypeError: Storage options are given.
+        """
+        if storage_options is not None:
+            raise TypeError(f"checkpoints are local files, which have no storage options such as {storage_options!r}")
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(path, content.getvalue())
+
+    def load_checkpoint(
+        self, path: FilePath, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Return the content of a checkpoint: tensors and plain values, whatever the file holds besides is refused.
+
+        Args:
+            path: The checkpoint.
+            map_location: Where tensors go; see `torch.load`.
+            weights_only: True or None; part of Lightning's interface.
+
+        Raises:
+            UnpicklingError: The file holds anything but tensors and plain values.
+            TypeError: Anything else was to be loaded.
+        """
+        if weights_only is False:
+            raise TypeError("checkpoints of a training run are read with weights_only=True: others can run any code")
+        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return content
+
+    def remove_checkpoint(self, path: FilePath) -> None:
+        """Delete a checkpoint, if it is there."""
+        Path(path).unlink(missing_ok=True)
