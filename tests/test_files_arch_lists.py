@@ -102,7 +102,7 @@ BAD_LISTS = {
     listed(0, "Infinity"): "acc of arch2 is Infinity; expected a finite number",
     listed(0, "-1e999"): "acc of arch2 is -Infinity; expected a finite number",
     listed(0, "1" + "0" * 350): "acc of arch2 is 1" + "0" * 59 + "…; expected a finite number",
-    listed(0, "9" * 5000): "Exceeds the limit",
+    listed(0, "9" * 5000): "has a number of thousands of digits; copy or create it again",
     listed(0).replace(f'"{A}"', "16"): "arch of arch1 is 16; expected its code as a string",
     listed(0).replace(f'"{A}"', "null"): "arch of arch1 is null; expected its code as a string",
     listed(0, 0).replace(B, A): f"arch1 and arch2 are the same arch {A!r}; keep one of them",

@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -151,8 +152,11 @@ def test_a_run_that_failed_before_its_first_segment_binds_no_other(tmp_path):
         b'{"format": "other"}\n',
         b"[1, 2]\n",
         b'{"format": "nni-nas-consistency journal 9"}\n',
-        b'{"format": "nni-nas-consistency journal 2", "metric": "loss"}\n7\n',
+        b'{"format": "nni-nas-consistency journal 2", "lr": NaN}\n',
+        b'{"format": "nni-nas-consistency journal 2", "metric": "loss", "metric": "acc"}\n',
+        b"[" * 100_000 + b"\n",
     ],
+    ids=["text", "line of text", "other format", "list", "later format", "NaN", "twice the same key", "nested deeply"],
 )
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     path = tmp_path / "scores.journal"
@@ -163,6 +167,39 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     with pytest.raises(FileError, match=message):
         read_journal(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("line", "flaw"),
+    [
+        ("7", "expected a list of its index and its scores"),
+        ("[1]", "expected a list of its index and its scores"),
+        ('["1", {"loss": [1.0]}]', 'its index is "1"; expected 0, 1, 2, …'),
+        ('[-1, {"loss": [1.0]}]', "its index is -1; expected 0, 1, 2, …"),
+        ('[[1], {"loss": [1.0]}]', "its index is a list; expected 0, 1, 2, …"),
+        ("[1, null]", "what follows its index is null; expected an object in braces"),
+        ('[1, {"loss": [1.0], "loss": [2.0]}]', "'loss' appears twice in what follows its index; keep one of them"),
+        ("[1, {}]", "its metrics are none; allowed are loss, acc"),
+        ('[1, {"loss": [1.0], "tau": [1.0]}]', "its metrics are loss, tau; allowed are loss, acc"),
+        ("[1, [1.0]]", "its metrics are None; allowed are loss, acc"),
+        ('[1, {"loss": 1.0}]', "its loss is 1.0; expected a list of numbers"),
+        ('[1, {"loss": [1.0, NaN]}]', "loss is NaN; expected a finite number"),
+        ('[1, {"loss": [1.0], "acc": ["a"]}]', 'acc is "a"; expected a finite number'),
+        ('[1, {"loss": [1.0], "acc": [0.5, 0.5]}]', "its loss and acc are not of as many archs"),
+    ],
+)
+def test_a_line_that_is_no_finished_segment_is_named_and_left_alone(tmp_path, line, flaw):
+    path = tmp_path / "scores.journal"
+    with Journal(path, MADE_BY) as journal:
+        journal.add(0, {"loss": [1.0], "acc": [0.5]})
+    with path.open("a") as file:
+        file.write(line + "\n")
+    before = path.read_bytes()
+    message = f"{path}: line 3 is no finished segment: {flaw}; delete the line, and the segment is scored again"
+    for read in (read_journal, lambda path: Journal(path, MADE_BY)):
+        with pytest.raises(FileError, match=f"^{re.escape(message)}$"):
+            read(path)
+    assert path.read_bytes() == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_arch(tmp_path):

@@ -10,15 +10,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.strict_json import Json
-from nni_nas_consistency.scoring.scoring import Metric
+from nni_nas_consistency.files.strict_json import Json, decode, finite, json_value, object_of, one_line, shown
+from nni_nas_consistency.scoring.scoring import METRICS, Metric
 
 FORMAT = "nni-nas-consistency journal 2"
 FORMAT_1 = "nni-nas-consistency journal 1"
@@ -157,17 +157,16 @@ def _parsed(content: bytes, path: Path) -> Written:
     entries, length = _whole_entries(content)
     if not entries and _is_torn_head(content):
         return Written(None, {}, 0)
-    head = entries[0] if entries else None
-    if not isinstance(head, dict) or head.pop("format", None) not in (FORMAT, FORMAT_1):
-        raise _no_journal(path)
-    identity = present_identity(head)
+    identity = _identity(entries, path)
     segments: dict[int, SegmentScores] = {}
-    for entry in entries[1:]:
-        if not isinstance(entry, list) or len(entry) != 2:
-            raise _no_journal(path)
-        index, scores = entry
-        if isinstance(scores, list):  # version 0.1 has the wanted metric only
-            scores = {identity["metric"]: scores}
+    for line, entry in enumerate(entries[1:], 2):
+        try:
+            index, scores = _segment(entry, identity.get("metric"))
+        except ValueError as flaw:
+            raise FileError(
+                f"{path}: line {line} is no finished segment: {one_line(flaw)}; delete the line, and the segment is "
+                "scored again"
+            ) from flaw
         segments[index] = scores
     return Written(identity, segments, length)
 
@@ -180,11 +179,48 @@ def _whole_entries(content: bytes) -> tuple[list[object], int]:
         if not line.endswith(b"\n"):
             break
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entries.append(decode(line.decode()))
+        except (ValueError, RecursionError):
             break
         length += len(line)
     return entries, length
+
+
+def _identity(entries: Sequence[object], path: Path) -> dict[str, Json]:
+    """Return what the first line says is scored and how, as it is written now."""
+    try:
+        head = object_of(entries[0] if entries else None, "the first line")
+        written = {name: json_value(value, name) for name, value in head.items()}
+    except (ValueError, RecursionError) as flaw:
+        raise _no_journal(path) from flaw
+    if written.pop("format", None) not in (FORMAT, FORMAT_1):
+        raise _no_journal(path)
+    return present_identity(written)
+
+
+def _segment(entry: object, metric: Json) -> tuple[int, SegmentScores]:
+    """Return the index and the scores of a decoded line; version 0.1 has scores of the wanted metric only."""
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise ValueError("expected a list of its index and its scores")
+    index, scores = entry
+    if type(index) is not int or index < 0:
+        raise ValueError(f"its index is {shown(index)}; expected 0, 1, 2, …")
+    by_metric = {str(metric): scores} if isinstance(scores, list) else object_of(scores, "what follows its index")
+    checked: dict[Metric, list[float]] = {}
+    for name in METRICS:
+        if name in by_metric:
+            checked[name] = _numbers(by_metric[name], name)
+    if not checked or len(checked) < len(by_metric):
+        raise ValueError(f"its metrics are {', '.join(by_metric) or 'none'}; allowed are {', '.join(METRICS)}")
+    if len({len(numbers) for numbers in checked.values()}) > 1:
+        raise ValueError(f"its {' and '.join(checked)} are not of as many archs")
+    return index, checked
+
+
+def _numbers(scores: object, metric: Metric) -> list[float]:
+    if not isinstance(scores, list):
+        raise ValueError(f"its {metric} is {shown(scores)}; expected a list of numbers")
+    return [finite(score, metric) for score in scores]
 
 
 def _is_torn_head(content: bytes) -> bool:
