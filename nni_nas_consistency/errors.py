@@ -10,8 +10,8 @@ class InputError(ValueError):
     """Input that cannot be used."""
 
 
-class Terminated(Exception):
-    """The process was asked to end (SIGTERM) and has stopped in good order; the command line ends with 143."""
+class Terminated(BaseException):
+    """The process is asked to end (SIGTERM), as a KeyboardInterrupt asks it; the command line ends with 143."""
 
 
 class ArchError(InputError):

@@ -7,7 +7,6 @@ imported by the functions, so that a job is made, and its words are checked, wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,8 +16,9 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
 from nni_nas_consistency.files.doors import check_output
+from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import identity_of, open_run
-from nni_nas_consistency.files.score_files import beside
+from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
@@ -26,14 +26,10 @@ from nni_nas_consistency.training.recipes import Optimization, Recipe
 if TYPE_CHECKING:
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.ranking.report import Report
-    from nni_nas_consistency.scoring.arch_list import Scored, ShowProgress
+    from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.spaces.chain import ChainSpace
 
 Precision = Literal["float32", "bf16", "float64"]
-
-
-def _silent(total: int, what: str) -> AbstractContextManager[Callable[[float], None]]:
-    return nullcontext(lambda done: None)
 
 
 @dataclass(frozen=True)
@@ -236,7 +232,7 @@ class ScoreJob:
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
-def score(job: ScoreJob, *, progress: ShowProgress = _silent) -> Scored:
+def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
     """Score a list of archs, or a shard of it; see `scoring.arch_list.score_list`.
 
     Args:
@@ -311,31 +307,39 @@ class RankJob:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def rank(job: RankJob) -> Report:
+def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
     """Return how well the scores rank the archs, next to parameters and MACs where the space has a network.
+
+    Needs neither torch nor NNI.
+
+    Args:
+        job: What to rank.
+        progress: Shows the progress, counted in bootstrap resamples.
 
     Raises:
         InputError: A file cannot be used, or the two sides have different archs.
     """
-    from nni_nas_consistency.files.score_files import read_table, read_table_and_provenance
+    scores, settings = read_table_and_provenance(job.scores, job.system.codec)
+    reference = read_table(job.reference, job.system.codec)
+
     from nni_nas_consistency.ranking.matching import match
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import rank_consistency
 
-    scores, settings = read_table_and_provenance(job.scores, job.system.codec)
-    reference = read_table(job.reference, job.system.codec)
     names, values, accuracies = match(scores, reference, common=job.common)
     archs = [reference[name].arch for name in names]
-
-    def consistency(values: Any) -> Any:  # all columns draw the same archs, so that their intervals can be compared
-        return rank_consistency(
-            values,
-            accuracies,
-            seed=job.seed,
-            resamples=job.resamples,
-            absolute_pearson=job.system.absolute_pearson,
-        )
-
+    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
+    consistency: dict[str, Any] = {}
+    with progress(job.resamples * len(columns), "resamples") as advance:
+        for column, numbers in columns.items():
+            consistency[column] = rank_consistency(
+                numbers,
+                accuracies,
+                seed=job.seed,  # all columns draw the same archs, so that their intervals can be compared
+                resamples=job.resamples,
+                absolute_pearson=job.system.absolute_pearson,
+                progress=advance,
+            )
     return Report(
         title=job.title or f"{job.scores.name} against {job.reference.name}",
         settings=settings,
@@ -344,17 +348,16 @@ def rank(job: RankJob) -> Report:
         codes=[arch.code for arch in archs],
         scores=values.tolist(),
         reference=accuracies.tolist(),
-        consistency=consistency(values),
-        baselines={name: consistency(costs) for name, costs in _baselines(job.system, archs).items()},
+        consistency=consistency.pop("scores"),
+        baselines=consistency,
     )
 
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    if system.make is None:
+    if system.cost is None:
         return {}
-    space = system.make_space(system.data.shape, standalone=True)
-    costs = [space.complexity(arch) for arch in archs]
+    costs = [system.cost(arch, system.data.shape) for arch in archs]
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
 
 
@@ -391,7 +394,7 @@ class StandaloneJob:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def train_standalone(job: StandaloneJob, *, progress: ShowProgress = _silent) -> Path:
+def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> Path:
     """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
 
     Raises:
@@ -455,7 +458,7 @@ class SearchJob:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def search(job: SearchJob, *, progress: ShowProgress = _silent) -> Arch:
+def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
     """Search a trained supernet, write the archs that were scored, and return the best one.
 
     Raises:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
+from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DIGITS, RELEASED, RESNET20, Domain
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import DataError, InputError
 from nni_nas_consistency.images.augmentation import (
     CIFAR10_TEST,
     CIFAR10_TRAIN,
@@ -49,6 +52,7 @@ class DataSet:
         load: Gives its images: `load(root, train=…, download=…)`.
         test: How test images are normalised.
         train: How training images are augmented where an arch is trained alone.
+        counts: How many training and test images it has.
     """
 
     name: str
@@ -57,6 +61,17 @@ class DataSet:
     load: Callable[..., Images]
     test: Augmentation
     train: Augmentation
+    counts: tuple[int, int]
+
+    def check_count(self, option: str, n: int | None, *, train: bool) -> None:
+        """See that so many training or test images can be used; None stands for all of them.
+
+        Raises:
+            DataError: There are fewer, or it is none.
+        """
+        most, which = (self.counts[0], "training") if train else (self.counts[1], "test")
+        if n is not None and not 1 <= n <= most:
+            raise DataError(f"{option} {n}: {self.name} has {most} {which} images; choose 1 to {most}")
 
     def images(self, root: Path | None, *, train: bool, download: bool = False) -> Images:
         """Return the training or the test images.
@@ -87,9 +102,9 @@ def _digits(root: Path | None, *, train: bool, download: bool) -> Images:
     return digits(train=train)
 
 
-CIFAR100 = DataSet("cifar100", (100, 3, 32), True, _cifar100, CIFAR100_TEST, CIFAR100_TRAIN)
-CIFAR10 = DataSet("cifar10", (10, 3, 32), True, _cifar10, CIFAR10_TEST, CIFAR10_TRAIN)
-DIGITS_8 = DataSet("digits", (10, 1, 8), False, _digits, DIGITS_TEST, DIGITS_TEST)
+CIFAR100 = DataSet("cifar100", (100, 3, 32), True, _cifar100, CIFAR100_TEST, CIFAR100_TRAIN, (50_000, 10_000))
+CIFAR10 = DataSet("cifar10", (10, 3, 32), True, _cifar10, CIFAR10_TEST, CIFAR10_TRAIN, (50_000, 10_000))
+DIGITS_8 = DataSet("digits", (10, 1, 8), False, _digits, DIGITS_TEST, DIGITS_TEST, (1200, 597))
 
 DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8)
 
@@ -107,6 +122,8 @@ class System:
         data: The data set, unless another is named.
         recipes: The recipes for supernets, the default first.
         standalone: How one arch is trained alone.
+        cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
+            without its network; None where there is none yet.
         absolute_pearson: Whether the competition's board counts |Pearson|.
     """
 
@@ -118,6 +135,7 @@ class System:
     data: DataSet
     recipes: tuple[Recipe, ...]
     standalone: Optimization
+    cost: Callable[[Arch, tuple[int, int, int]], Cost] | None = None
     absolute_pearson: bool = False
 
     @property
@@ -161,6 +179,7 @@ CVPR2021 = System(
     data=CIFAR100,
     recipes=(NAZARICK, SHORT, ANS),
     standalone=STANDALONE_CIFAR100,
+    cost=partial(resnet20_cost, shortcut="standalone"),
 )
 CVPR2022 = System(
     space="resnet48",
@@ -182,6 +201,7 @@ EMBEDDED_BENCHMARK = System(
     data=DIGITS_8,
     recipes=(EMBEDDED,),
     standalone=STANDALONE_DIGITS,
+    cost=partial(resnet20_cost, shortcut="projection"),
 )
 
 SYSTEMS = (CVPR2021, CVPR2022, EMBEDDED_BENCHMARK)

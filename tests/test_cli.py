@@ -332,14 +332,17 @@ for words in (
     ["archs", "check", "missing.json"],
 ):
     assert main(words) == 2, words
+assert main(["rank", reference, reference, "--space", "digits", "--resamples", "2"]) == 0
+assert "matplotlib" not in sys.modules
+assert main(["rank", reference, reference, "--space", "digits", "--resamples", "2", "--report", sys.argv[3]]) == 0
 loaded = {"torch", "nni", "pytorch_lightning"} & set(sys.modules)
 assert not loaded, loaded
 """
 
 
-def test_help_and_bad_words_load_neither_torch_nor_nni():
+def test_help_bad_words_and_rankings_load_neither_torch_nor_nni(tmp_path):
     reference = files("nni_nas_consistency") / "assets" / "digits" / "reference.json"
-    command = [sys.executable, "-c", WITHOUT_TORCH, " ".join(VERBS), str(reference)]
+    command = [sys.executable, "-c", WITHOUT_TORCH, " ".join(VERBS), str(reference), str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS)

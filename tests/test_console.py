@@ -18,13 +18,24 @@ def test_without_a_terminal_lines_show_what_is_done_the_rate_and_the_time_left(m
         for done in (0.5, 2.0, 1.0, 1.5, 5.0):
             advance(done)
     assert capsys.readouterr().err.splitlines() == [
-        "2/10 archs, 0.25/s, 30 s left",
-        "5/10 archs, 0.2/s, 25 s left",
-        "10/10 archs, 0.333/s, 0 s left",
+        "2/10 archs, 0.25/s, 0:00:30 left",
+        "5/10 archs, 0.2/s, 0:00:25 left",
+        "10/10 archs, 0.333/s, 0:00:00 left",
     ]
 
 
-def test_parts_that_add_up_but_for_rounding_are_whole(capsys):
+def test_work_of_less_than_two_seconds_shows_nothing(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 1.9])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress(2, "archs") as advance:
+        advance(1)
+        advance(1)
+    assert capsys.readouterr().err == ""
+
+
+def test_parts_that_add_up_but_for_rounding_are_whole(monkeypatch, capsys):
+    clock = iter(map(float, range(11)))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with progress(1, "archs") as advance:
         for _ in range(10):
             advance(0.1)

@@ -32,6 +32,7 @@ from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import CVPR2021, EMBEDDED_BENCHMARK
 
 
 def counted(network, images):
@@ -75,6 +76,15 @@ def test_complexity_follows_image_size_channels_and_classes(shortcut):
     space = ResNet20Space(7, 2, 9, shortcut, width_unit=2)
     for arch in random_archs(space.domain, 3, seed=2):
         assert space.complexity(arch) == counted(space.freeze(space.sample(arch)), torch.zeros(1, 2, 9, 9))
+
+
+@pytest.mark.parametrize("system", [CVPR2021, EMBEDDED_BENCHMARK], ids=lambda system: system.space)
+@pytest.mark.parametrize("shape", [(100, 3, 32), (10, 1, 8), (7, 2, 9)])
+def test_costs_that_a_system_counts_without_a_network_are_those_of_its_network(system, shape):
+    space = system.make_space(shape, standalone=True)
+    equal_widths = system.domain.arch({variable.name: variable.choices[1] for variable in system.domain.variables})
+    for arch in [space.largest, space.smallest, equal_widths, *random_archs(space.domain, 20, seed=3)]:
+        assert system.cost(arch, shape) == space.complexity(arch), arch.code
 
 
 def test_the_released_list_spans_the_published_params_and_macs():

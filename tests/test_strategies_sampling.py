@@ -350,7 +350,20 @@ def test_spread_archs_of_2022_are_valid_and_their_digits_spread_more_than_unifor
 
 def test_spread_does_not_depend_on_the_order_of_choices():
     ascending = widths_domain(WidthCodec("small", ((1, 2, 3), (5, 6), (4, 8, 12, 16))))
-    assert seeded_spread(SMALL) == seeded_spread(ascending)
+    assert seeded_spread(SMALL, n=12) == seeded_spread(ascending, n=12)
+
+
+def test_spread_archs_are_distinct_and_told_apart_from_too_many():
+    archs = seeded_spread(SMALL, n=24)
+    assert len({arch.choices for arch in archs}) == len(archs) == 24
+    with pytest.raises(InputError, match=r"^small: \d+ draws gave 24 different archs; ask for fewer$"):
+        seeded_spread(SMALL, n=25)
+
+
+def test_the_progress_of_spread_archs_adds_up_to_their_number():
+    done = []
+    spread_archs(DIGITS, 64, torch.Generator().manual_seed(6), progress=done.append)
+    assert sum(done) == pytest.approx(64) and max(done) < 4
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from nni_nas_consistency.archs.arch import Arch
 
@@ -46,6 +46,27 @@ def conv_cost(channels_in: int, channels_out: int, kernel: int, side: int, group
 def linear_cost(features_in: int, features_out: int) -> Cost:
     """Return the cost of a linear layer with bias."""
     return Cost((features_in + 1) * features_out, features_in * features_out)
+
+
+def resnet20_cost(arch: Arch, shape: tuple[int, int, int], shortcut: Literal["projection", "standalone"]) -> Cost:
+    """Return the cost of a ResNet-20 from its widths; `spaces.resnet20` counts the same, link by link.
+
+    Args:
+        arch: The arch; no network reads its last width.
+        shape: Classes, channels and side of the images.
+        shortcut: Whether every block has a 1×1 projection, or only those that change the shape, as `ResNet20Space`.
+    """
+    classes, channels, side = shape
+    widths = [int(str(arch.choices[f"w{layer}"])) for layer in range(1, 20)]
+    total = conv_cost(channels, widths[0], 3, side)
+    for block in range(9):
+        width_in, width_mid, width_out = widths[2 * block : 2 * block + 3]
+        if block in (3, 6):
+            side = -(-side // 2)
+        total += conv_cost(width_in, width_mid, 3, side) + conv_cost(width_mid, width_out, 3, side)
+        if shortcut == "projection" or block in (0, 3, 6) or width_in != width_out:
+            total += conv_cost(width_in, width_out, 1, side)
+    return total + linear_cost(widths[-1], classes)
 
 
 def chain_cost(links: Iterable[CostedLink], arch: Arch, side: int) -> Cost:

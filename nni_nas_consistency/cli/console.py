@@ -1,20 +1,32 @@
-"""Progress of long work, on standard error: a progress bar on a terminal, plain lines elsewhere."""
+"""What long work says on standard error: a progress bar on a terminal, plain lines elsewhere; what an end has kept."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from nni_nas_consistency.errors import Terminated
+
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_WORTH_A_LINE = 2.0
+INTERRUPTED = 130
+TERMINATED = 143
+"""Exit codes after Ctrl-C and SIGTERM, as a shell reports them."""
+
 EPSILON = 1e-6
 """Rounding error of a sum of parts of one piece of work."""
 
@@ -43,9 +55,77 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+class Stopped(Exception):
+    """A verb was ended by Ctrl-C or SIGTERM, and has said what it kept.
+
+    Args:
+        code: The exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def saying_what_is_kept(kept: Callable[[], str]) -> Iterator[None]:
+    """End with exit code 130 on Ctrl-C and 143 on SIGTERM, after a line that says what is kept and how to go on.
+
+    Args:
+        kept: Returns that line, looking at what is on the disk by then.
+
+    Raises:
+        Stopped: The block was interrupted or terminated.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as end:
+        say(f"interrupted; {kept()}")
+        raise Stopped(INTERRUPTED) from end
+    except Terminated as end:
+        say(f"terminated; {kept()}")
+        raise Stopped(TERMINATED) from end
+
+
+def kept_in_journal(path: Path) -> str:
+    """Say whether a journal keeps scored archs, and how to go on."""
+    entries = path.read_bytes().count(b"\n") - 1 if path.is_file() else 0  # the first line says what is scored
+    if entries < 1:
+        return "no score is kept yet: the same command begins anew"
+    return f"the archs that are scored are kept in {path}: give the same command again to go on"
+
+
+def kept_of_training(folder: Path) -> str:
+    """Say which checkpoint the folder of a training run keeps, and how to go on."""
+    checkpoints = sorted([*folder.glob("checkpoints/last.ckpt"), *folder.glob("phase*/checkpoints/last.ckpt")])
+    if not checkpoints:
+        return "no checkpoint is kept yet: the same command begins anew"
+    return f"{checkpoints[-1]} is kept: give the same command again to go on"
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM inside the block, so that work ends in good order; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would disturb the end
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
     """Yield a progress callback, and show how much is done, the rate and the time left.
+
+    Without a terminal, work that is done within two seconds shows nothing.
 
     Args:
         total: Number of work items.
@@ -80,10 +160,15 @@ def _plain_lines(total: int, what: str) -> Callable[[float], None]:
         nonlocal done, last
         done += more
         now = time.monotonic()
-        if done < total - EPSILON and now - last < SECONDS_BETWEEN_LINES:
+        if done < total - EPSILON:
+            is_news = now - last >= SECONDS_BETWEEN_LINES
+        else:
+            is_news = now - begun >= SECONDS_WORTH_A_LINE
+        if not is_news:
             return
         last = now
         rate = done / max(now - begun, 1e-9)
-        say(f"{int(done + EPSILON)}/{total} {what}, {rate:.3g}/s, {max(0, total - done) / rate:.0f} s left")
+        left = timedelta(seconds=round(max(0, total - done) / rate))
+        say(f"{int(done + EPSILON)}/{total} {what}, {rate:.3g}/s, {left} left")
 
     return advance

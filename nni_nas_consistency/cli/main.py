@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from nni_nas_consistency.cli.archs import archs_app
-from nni_nas_consistency.cli.console import quiet_libraries, say
+from nni_nas_consistency.cli.console import INTERRUPTED, TERMINATED, Stopped, quiet_libraries, say, sigterm_raises
 from nni_nas_consistency.cli.doctor import doctor
 from nni_nas_consistency.cli.nnictl import nnictl
 from nni_nas_consistency.cli.quickstart import quickstart
@@ -30,11 +30,6 @@ from nni_nas_consistency.cli.spaces import spaces_app
 from nni_nas_consistency.cli.standalone import standalone
 from nni_nas_consistency.cli.train import train
 from nni_nas_consistency.errors import InputError, Terminated
-
-INTERRUPTED = 130
-"""What typer returns after Ctrl-C, as a shell reports it."""
-
-TERMINATED = 143
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 for verb in (quickstart, train, score, rank, standalone, search, doctor):
@@ -70,20 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     quiet_libraries()
     try:
-        code = app(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)
+        with sigterm_raises():
+            code = app(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)
     except typer.TyperException as error:  # a word that the verb does not take
         return _failed(_usage(error), error.exit_code)
     except InputError as error:
         return _failed(str(error), 2)
     except RuntimeError as error:
         return _failed(str(error), 1)
+    except Stopped as end:
+        return end.code
     except Terminated:
-        say("terminated; what was finished is kept: give the same command again to go on")
+        say("terminated")
         return TERMINATED
     except Exception as error:
         return _failed(f"{type(error).__name__}, which nobody foresaw; please report {_saved(error)}", 1)
     if code == INTERRUPTED:
-        say("interrupted; what was finished is kept: give the same command again to go on")
+        say("interrupted")
     return code if isinstance(code, int) else 0
 
 

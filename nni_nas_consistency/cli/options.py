@@ -1,13 +1,34 @@
-"""Options that several verbs share: one name, one default and one help text each."""
+"""Options that several verbs share: one name, one default and one help text each; and counts with a bound."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from nni_nas_consistency.cli.parse import DataWord, SpaceWord
+
+
+def count_option(name: str, help_text: str, *, most: int, why: str, least: int = 1) -> Any:
+    """Return an option that is a count with a bound, whose reason is in its help text and in the error.
+
+    Args:
+        name: The option, such as `--orders`.
+        help_text: What is counted, as a sentence.
+        most: The largest count.
+        why: Why there is no point in more, as the end of a sentence.
+        least: The smallest count.
+    """
+
+    def check(count: int | None) -> int | None:
+        if count is not None and count > most:
+            shown = str(count) if count < 10**30 else f"{str(count)[:30]}…"
+            raise typer.BadParameter(f"Input should be less than or equal to {most}, not {shown}: {why}.")
+        return count
+
+    return typer.Option(name, min=least, callback=check, help=f"{help_text} At most {most:,}: {why}.")
+
 
 SpaceOption = Annotated[
     SpaceWord | None,
@@ -23,7 +44,26 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Output folder; created i
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Device; auto: cuda if there is one, else cpu.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
+SeedOption = Annotated[
+    int, count_option("--seed", "Random seed.", least=0, most=2**32 - 1, why="NumPy's generator takes 32 bits")
+]
+EpochsOption = Annotated[
+    int | None,
+    count_option(
+        "--epochs",
+        "Epochs; by default the recipe's. Its warm-up changes in proportion.",
+        most=10_000,
+        why="published recipes have 300",
+    ),
+]
+TestImagesOption = Annotated[
+    int | None,
+    typer.Option("--images", min=1, help="Score on the first N test images only; at most as many as there are."),
+]
+LimitOption = Annotated[
+    int | None,
+    count_option("--limit", "Use the first N archs of the list only.", most=1_000_000, why="no longer list is read"),
+]
 Archs = Annotated[Path, typer.Option("--archs", help="Arch list: JSON in the released format.")]
 Checkpoint = Annotated[
     Path,

@@ -24,6 +24,10 @@ DataWord = Literal["cifar100", "cifar10", "digits"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 
+MOST_SHARDS = 10_000
+MOST_IMAGES = 50_000
+MOST_STEPS = 10_000_000
+
 Value = TypeVar("Value")
 
 
@@ -167,14 +171,14 @@ def _above_zero_or_none(text: str) -> float | None:
 
 def _count(text: str) -> int:
     value = int(text)
-    if value < 0:
+    if not 0 <= value <= MOST_STEPS:
         raise ValueError(text)
     return value
 
 
-def _count_above_zero(text: str) -> int:
-    value = _count(text)
-    if value == 0:
+def _batch(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_IMAGES:
         raise ValueError(text)
     return value
 
@@ -192,8 +196,8 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "lr": (_number, "a number of at least 0"),
     "weight_decay": (_number, "a number of at least 0"),
     "momentum": (_number, "a number of at least 0"),
-    "batch_size": (_count_above_zero, "a whole number of at least 1"),
-    "warmup_steps": (_count, "a whole number of at least 0"),
+    "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
+    "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "rule": (_one_of("sandwich", "multi-path"), "sandwich or multi-path"),
@@ -215,6 +219,8 @@ def shard_of(text: str | None) -> tuple[int, int]:
     if match is None:
         raise InputError(f"shard {text!r} is not of the form I/N, such as 2/8")
     index, count = int(match[1]), int(match[2])
+    if count > MOST_SHARDS:
+        raise InputError(f"shard {text!r}: a list is dealt to at most {MOST_SHARDS:,} shards; use fewer")
     if not 1 <= index <= count:
         raise InputError(f"shard {index}/{count} does not exist; those of {count} are 1/{count} to {count}/{count}")
     return index, count

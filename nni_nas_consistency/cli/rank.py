@@ -12,9 +12,10 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import command_line
-from nni_nas_consistency.cli.options import SeedOption
+from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
+from nni_nas_consistency.cli.options import SeedOption, count_option
 from nni_nas_consistency.cli.parse import SpaceWord
+from nni_nas_consistency.files.doors import check_output_folder
 from nni_nas_consistency.files.provenance import provenance
 
 
@@ -30,7 +31,15 @@ def rank(
     common: Annotated[bool, typer.Option("--common", help="Rank only the archs that both files have.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots into this folder.")] = None,
     seed: SeedOption = 0,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the confidence intervals.")] = 1000,
+    resamples: Annotated[
+        int,
+        count_option(
+            "--resamples",
+            "Bootstrap resamples for the confidence intervals.",
+            most=100_000,
+            why="intervals hardly change beyond 10,000",
+        ),
+    ] = 1000,
 ) -> None:
     """Measure rank consistency: Kendall, Pearson and Spearman, with confidence intervals and baselines."""
     job = jobs.RankJob(
@@ -42,8 +51,12 @@ def rank(
         resamples=resamples,
         provenance=provenance(command_line(context)),
     )
-    result = jobs.rank(job)
-    from nni_nas_consistency.ranking.report import lines, write_report
+    if report is not None:
+        check_output_folder(report)
+    with saying_what_is_kept(lambda: "nothing was written: give the same command again"):
+        result = jobs.rank(job, progress=progress)
+
+        from nni_nas_consistency.ranking.report import lines, write_report
 
     if as_json:
         print(json.dumps({"scores": asdict(result.consistency), **{k: asdict(v) for k, v in result.baselines.items()}}))

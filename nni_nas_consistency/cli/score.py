@@ -9,18 +9,21 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import progress, say
+from nni_nas_consistency.cli.console import kept_in_journal, progress, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
     Checkpoint,
     DataOption,
     DeviceOption,
     DownloadOption,
+    LimitOption,
     OutFile,
     RootOption,
     SpaceOption,
+    TestImagesOption,
+    count_option,
 )
-from nni_nas_consistency.files.score_files import beside
+from nni_nas_consistency.files.score_files import beside, journal_beside
 
 
 def score(
@@ -30,8 +33,8 @@ def score(
     data: DataOption = None,
     data_root: RootOption = None,
     out: OutFile = Path("scores.json"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first N archs of the list.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images only.")] = None,
+    limit: LimitOption = None,
+    images: TestImagesOption = None,
     metric: Annotated[
         Literal["loss", "acc"],
         typer.Option(help="Negative cross-entropy or accuracy; the other goes to a second file."),
@@ -42,8 +45,18 @@ def score(
             help="Batch-norm statistics: of each batch, re-estimated on train or test images, or running ones."
         ),
     ] = "batch",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 512,
-    orders: Annotated[int, typer.Option(min=1, help="Average over N image orders, which compose batches anew.")] = 1,
+    batch_size: Annotated[
+        int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
+    ] = 512,
+    orders: Annotated[
+        int,
+        count_option(
+            "--orders",
+            "Average over N image orders, which compose batches anew.",
+            most=100,
+            why="each keeps all images in memory, and scores all archs once more",
+        ),
+    ] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="Average over each image and its mirror image.")] = False,
     scorer: Annotated[
         Literal["prefix", "plain"], typer.Option(help="prefix: archs share common prefixes; plain: one arch at a time.")
@@ -65,6 +78,7 @@ def score(
     Finished archs are kept in a journal beside --out: after a crash, run the same command again to continue.
     """
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    data_set.check_count("--images", images, train=False)
     job = jobs.ScoreJob(
         system,
         data_set,
@@ -86,7 +100,8 @@ def score(
         overwrite=overwrite,
         device=device,
     )
-    scored = jobs.score(job, progress=progress)
+    with saying_what_is_kept(lambda: kept_in_journal(journal_beside(out, job.shard))):
+        scored = jobs.score(job, progress=progress)
     for path in scored.files:
         print(path)
     if out in scored.files and beside(out, "submission") not in scored.files:

@@ -9,7 +9,7 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import command_line, progress
+from nni_nas_consistency.cli.console import command_line, kept_in_journal, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Checkpoint,
     DataOption,
@@ -19,8 +19,11 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SeedOption,
     SpaceOption,
+    TestImagesOption,
+    count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.files.score_files import journal_beside
 
 
 def search(
@@ -30,9 +33,19 @@ def search(
     data: DataOption = None,
     data_root: RootOption = None,
     out: OutFile = Path("searched.json"),
-    trials: Annotated[int, typer.Option(min=1, help="Number of archs to score.")] = 200,
-    population: Annotated[int, typer.Option(min=2, help="Population size.")] = 50,
-    images: Annotated[int | None, typer.Option(min=1, help="Score on the first N test images only.")] = None,
+    trials: Annotated[
+        int,
+        count_option(
+            "--trials", "Number of archs to score.", most=100_000, why="NNI keeps all of them in memory, as networks"
+        ),
+    ] = 200,
+    population: Annotated[
+        int,
+        count_option(
+            "--population", "Population size.", least=2, most=10_000, why="the first population is drawn at random"
+        ),
+    ] = 50,
+    images: TestImagesOption = None,
     seed: SeedOption = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete what --out holds of other settings first.")
@@ -42,6 +55,7 @@ def search(
 ) -> None:
     """Search a trained supernet by NNI's regularized evolution; write all scored archs and print the best."""
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    data_set.check_count("--images", images, train=False)
     job = jobs.SearchJob(
         system,
         data_set,
@@ -57,6 +71,7 @@ def search(
         device=device,
         provenance=provenance(command_line(context)),
     )
-    best = jobs.search(job, progress=progress)
+    with saying_what_is_kept(lambda: kept_in_journal(journal_beside(out))):
+        best = jobs.search(job, progress=progress)
     print(out)
     print(f"best: {best.code}")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import command_line, progress
+from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
     DataOption,
     DeviceOption,
     DownloadOption,
+    EpochsOption,
+    LimitOption,
     OutFolder,
     RootOption,
     SpaceOption,
+    count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
 
@@ -28,11 +32,14 @@ def standalone(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train every arch with seeds 0 … N−1.")] = 1,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs; by default the recipe's. Its warm-up changes in proportion.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train the first N archs of the list.")] = None,
+    seeds: Annotated[
+        int,
+        count_option(
+            "--seeds", "Train every arch with seeds 0 … N−1.", most=1000, why="each trains all archs once more"
+        ),
+    ] = 1,
+    epochs: EpochsOption = None,
+    limit: LimitOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the accuracies that --out holds, and train anew.")
     ] = False,
@@ -56,4 +63,13 @@ def standalone(
         device=device,
         provenance=provenance(command_line(context)),
     )
-    print(jobs.train_standalone(job, progress=progress))
+    with saying_what_is_kept(lambda: _kept(out)):
+        reference = jobs.train_standalone(job, progress=progress)
+    print(reference)
+
+
+def _kept(out: Path) -> str:
+    finished = len(list(out.glob("seeds/[0-9]*.json")))
+    if not finished:
+        return "no seed is finished, and nothing is kept: the same command begins anew"
+    return f"{finished} finished seed(s) are kept in {out / 'seeds'}: give the same command again to go on"

@@ -10,15 +10,17 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import command_line, say
+from nni_nas_consistency.cli.console import command_line, kept_of_training, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     DataOption,
     DeviceOption,
     DownloadOption,
+    EpochsOption,
     OutFolder,
     RootOption,
     SeedOption,
     SpaceOption,
+    count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
 from nni_nas_consistency.files.provenance import provenance
@@ -33,10 +35,16 @@ def train(
     data: DataOption = None,
     data_root: RootOption = None,
     out: OutFolder = Path("runs/train"),
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs; by default the recipe's. Its warm-up changes in proportion.")
+    epochs: EpochsOption = None,
+    n: Annotated[
+        int | None,
+        count_option(
+            "--n",
+            "Archs per step; by default the recipe's.",
+            most=1000,
+            why="each is a forward and a backward pass of every step",
+        ),
     ] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Archs per step; by default the recipe's.")] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting: NAME=VALUE, such as lr=0.2; repeatable. --set help lists them."),
@@ -58,19 +66,35 @@ def train(
     ] = "auto",
     precision: Annotated[PrecisionWord, typer.Option(help="Precision, as Lightning names it.")] = "32-true",
     checkpoint_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints; by default an epoch.")
+        int | None,
+        count_option(
+            "--checkpoint-steps",
+            "Steps between checkpoints; by default an epoch.",
+            most=1_000_000,
+            why="a run that is killed loses as many",
+        ),
     ] = None,
     keep_epochs: Annotated[
         bool,
         typer.Option("--keep-epochs", help="Also keep the weights of every epoch, in --out/epochs, to score them."),
     ] = False,
-    train_images: Annotated[int | None, typer.Option(min=1, help="Train on the first N images only.")] = None,
-    val_images: Annotated[int, typer.Option(min=1, help="Number of test images for validation.")] = 1000,
+    train_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on the first N training images only; at most as many as there are."),
+    ] = None,
+    val_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Validate on the first N test images, at most as many as there are; by default on 1,000."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
     system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe)
+    data_set.check_count("--train-images", train_images, train=True)
+    data_set.check_count("--val-images", val_images, train=False)
     job = jobs.TrainJob(
         system,
         data_set,
@@ -87,8 +111,10 @@ def train(
         checkpoint_steps=checkpoint_steps,
         keep_epochs=keep_epochs,
         train_images=train_images,
-        val_images=val_images,
+        val_images=1000 if val_images is None else val_images,
         device=device,
         provenance=provenance(command_line(context)),
     )
-    print(jobs.train(job, progress_bar=sys.stderr.isatty(), write=say))
+    with saying_what_is_kept(lambda: kept_of_training(out)):
+        checkpoint = jobs.train(job, progress_bar=sys.stderr.isatty(), write=say)
+    print(checkpoint)

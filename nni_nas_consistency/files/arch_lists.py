@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.files.atomic import FilePath, write_text_atomically
+from nni_nas_consistency.files.progress import Progress, ShowProgress, silent
 from nni_nas_consistency.files.strict_json import fields_of, file_errors, finite, object_of, read_object, shown
 
 if TYPE_CHECKING:
@@ -33,18 +34,21 @@ class Entry:
     acc: float | int
 
 
-def read_released(path: FilePath, codec: Codec) -> dict[str, Entry]:
+def read_released(path: FilePath, codec: Codec, *, progress: ShowProgress = silent) -> dict[str, Entry]:
     """Return the archs of a released list, a submission or a file of reference accuracies, by name, in file order.
 
     Args:
         path: The file.
         codec: How the search space writes its archs.
+        progress: Shows the progress.
 
     Raises:
         FileError: The file cannot be read or is not an arch list; an arch is not allowed or appears twice.
     """
     with file_errors(path):
-        return entries_of_list(read_object(path), codec)
+        document = read_object(path)
+        with progress(len(document), "archs") as advance:
+            return entries_of_list(document, codec, progress=advance)
 
 
 def write_released(path: FilePath, entries: Mapping[str, Entry]) -> None:
@@ -63,7 +67,9 @@ def write_released(path: FilePath, entries: Mapping[str, Entry]) -> None:
     write_text_atomically(path, json.dumps(document))
 
 
-def entries_of_list(document: Mapping[str, object], codec: Codec) -> dict[str, Entry]:
+def entries_of_list(
+    document: Mapping[str, object], codec: Codec, *, progress: Progress = lambda archs: None
+) -> dict[str, Entry]:
     """Return the archs of a decoded arch list; `read_released` without the file.
 
     Raises:
@@ -72,16 +78,19 @@ def entries_of_list(document: Mapping[str, object], codec: Codec) -> dict[str, E
     # In an arch list every value is an object, also that of an arch named "format".
     if isinstance(document.get("format"), str):
         raise ValueError("is a score file; give an arch list or a submission")
-    return parse_entries(document, codec, "acc")
+    return parse_entries(document, codec, "acc", progress=progress)
 
 
-def parse_entries(document: Mapping[str, object], codec: Codec, number_key: str) -> dict[str, Entry]:
+def parse_entries(
+    document: Mapping[str, object], codec: Codec, number_key: str, *, progress: Progress = lambda archs: None
+) -> dict[str, Entry]:
     """Return the archs of a decoded object of the form `{name: {number_key: number, "arch": code}}`, in its order.
 
     Args:
         document: Name → decoded object, as `strict_json.decode` leaves it.
         codec: How the search space writes its archs.
         number_key: What the number is called: `acc` or `score`.
+        progress: Progress callback; called with 1 after every arch.
 
     Raises:
         ValueError: A field is missing, unknown or of the wrong type, or the list is empty, or an arch appears twice.
@@ -93,6 +102,7 @@ def parse_entries(document: Mapping[str, object], codec: Codec, number_key: str)
         if not isinstance(code, str):
             raise ValueError(f"arch of {name} is {shown(code)}; expected its code as a string")
         entries[name] = Entry(codec.parse(code, name), finite(number, f"{number_key} of {name}"))
+        progress(1)
     _check_archs(entries, lambda arch: codec.canonical(arch.code))
     return entries
 

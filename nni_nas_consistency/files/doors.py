@@ -57,6 +57,36 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
             raise FileError(f"{path}: is an input of this job, which would be overwritten; choose another --out")
 
 
+def check_output_folder(path: Path) -> None:
+    """See that files can be written into a folder, which is made later if it is missing.
+
+    Raises:
+        FileError: It is something else or cannot be written, or it is missing and cannot be made.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists() or folder.is_symlink())
+        is_folder = there.is_dir()
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot be made ({_reason(error)}); choose another folder") from error
+    if not is_folder:
+        raise FileError(f"{there}: is no folder; choose another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(f"{there}: cannot be written; choose another folder")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it is in, unless they are there.
+
+    Raises:
+        FileError: It cannot be made, or nothing can be written into it.
+    """
+    check_output_folder(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be made ({_reason(error)}); choose another folder") from error
+
+
 def _kind(mode: int) -> str:
     if stat.S_ISDIR(mode):
         return "a folder"

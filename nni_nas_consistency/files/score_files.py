@@ -122,6 +122,13 @@ def beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}.{what}{path.suffix}")
 
 
+def journal_beside(path: Path, shard: tuple[int, int] = (1, 1)) -> Path:
+    """Return where the journal of a scoring is, beside its score file: of the i-th of n shards, (i, n)."""
+    index, count = shard
+    part = "" if count == 1 else f".shard{index}of{count}"
+    return path.with_name(f"{path.stem}{part}.journal")
+
+
 def submission(score_file: ScoreFile) -> dict[str, Entry]:
     """Return the list to submit: same names in the same order, `acc` = the scores scaled linearly to [0, 1].
 

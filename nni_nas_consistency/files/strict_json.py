@@ -20,6 +20,10 @@ from nni_nas_consistency.files.doors import check_input
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
 
+LARGEST = 100_000_000
+"""Bytes of the largest file that is read: a million archs."""
+
+
 @contextmanager
 def file_errors(path: FilePath) -> Iterator[None]:
     """Turn every `ValueError` about the content of a file into a `FileError` that begins with its path."""
@@ -54,9 +58,12 @@ def read_object(path: FilePath) -> dict[str, object]:
 
     Raises:
         FileError: The file cannot be read.
-        ValueError: It is empty, or is not one JSON object.
+        ValueError: It is empty, larger than 100 MB, or is not one JSON object.
     """
     check_input(Path(path))
+    size = Path(path).stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"has {size:,} bytes, of which at most {LARGEST:,} are read; split it")
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:
@@ -76,12 +83,17 @@ def decode(text: str) -> object:
         RecursionError: It is nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=tuple)
+        return json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
         truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         raise ValueError(f"is {'truncated' if truncated else 'not JSON'}: {error}; copy or create it again") from error
     except ValueError as error:  # Python reads integers of up to 4,300 digits
         raise ValueError("has a number of thousands of digits; copy or create it again") from error
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> tuple[tuple[str, object], ...]:
+    """Return pairs as a tuple; in Python and not as `tuple` itself, so that Ctrl-C ends the reading of a large file."""
+    return tuple(pairs)
 
 
 def object_of(value: object, what: str) -> dict[str, object]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nni_nas_consistency.files.atomic import write_bytes_atomically, write_text_atomically
-from nni_nas_consistency.ranking.plots import png, rank_plot, scatter_plot
+from nni_nas_consistency.files.doors import make_folder
 from nni_nas_consistency.ranking.statistics import Consistency, Interval, ranks
 
 MOST_MISRANKED = 15
@@ -81,9 +81,9 @@ def write_report(report: Report, folder: Path) -> Path:
         folder: Where to; created if it is missing, files of these names are replaced.
 
     Raises:
-        FileError: A file cannot be written.
+        FileError: The folder cannot be made, or a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plots = _plots(report)
     for name in ("scatter", "ranks"):
         write_bytes_atomically(folder / f"{name}.png", plots[name])
@@ -145,6 +145,8 @@ def _page(report: Report, plots: Mapping[str, bytes]) -> str:
 
 def _plots(report: Report) -> dict[str, bytes]:
     """Return PNG files: `scatter` and `ranks`, and `scatter_dark` and `ranks_dark`."""
+    from nni_nas_consistency.ranking.plots import png, rank_plot, scatter_plot  # Matplotlib takes a second to import
+
     note = " ".join(("Kendall", *_correlation(report.consistency, report.consistency.kendall)))
     files: dict[str, bytes] = {}
     for suffix, dark in (("", False), ("_dark", True)):

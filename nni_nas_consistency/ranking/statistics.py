@@ -7,7 +7,7 @@ Pure functions over arrays: archs, files and plots are elsewhere. Higher is bett
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -129,6 +129,7 @@ def rank_consistency(
     level: float = 0.95,
     ks: Sequence[int] | None = None,
     absolute_pearson: bool = False,
+    progress: Callable[[float], None] = lambda resamples: None,
 ) -> Consistency:
     """Return how well `scores` rank archs whose accuracy is `reference`.
 
@@ -145,6 +146,7 @@ def rank_consistency(
         level: Confidence level of the intervals, in (0, 1).
         ks: The k of the top-k overlaps, each in 1..N; by default 10 (if N allows it) and a tenth of N, rounded up.
         absolute_pearson: Report |r|, in the interval too, as board A of CVPR 2022 track 1 does.
+        progress: Progress callback; called with the number of resamples done since the last call.
 
     Raises:
         ValueError: An argument outside its range, no archs, different lengths, or a number that is not finite.
@@ -157,11 +159,15 @@ def rank_consistency(
     chosen_ks = _default_ks(len(x)) if ks is None else sorted(set(ks))
     undefined = _why_undefined(x, y)
     if undefined is not None:
+        progress(resamples)
         nothing = dict.fromkeys(chosen_ks)
         return Consistency(len(x), None, None, None, nothing, level, absolute_pearson, undefined)
     top = {k: _top_overlap(x, y, k) for k in chosen_ks}
     values = _correlations(x, y, absolute_pearson)
-    draws = [_correlations(*drawn, absolute_pearson) for drawn in _resamples(x, y, resamples, seed)]
+    draws = []
+    for drawn_x, drawn_y in _resamples(x, y, resamples, seed):
+        draws.append(_correlations(drawn_x, drawn_y, absolute_pearson))
+        progress(1)
     tail = (1 - level) / 2
     lows, highs = np.quantile(draws, (tail, 1 - tail), axis=0).tolist()
     intervals = [Interval(*numbers) for numbers in zip(values, lows, highs, strict=True)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, cast
@@ -18,7 +17,15 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.errors import FileError, InputError
 from nni_nas_consistency.files.arch_lists import write_released
-from nni_nas_consistency.files.score_files import ScoreFile, beside, read_scores, submission, write_scores
+from nni_nas_consistency.files.progress import Progress, ShowProgress, silent
+from nni_nas_consistency.files.score_files import (
+    ScoreFile,
+    beside,
+    journal_beside,
+    read_scores,
+    submission,
+    write_scores,
+)
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.scoring.journal import (
     Journal,
@@ -30,7 +37,7 @@ from nni_nas_consistency.scoring.journal import (
 )
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
-from nni_nas_consistency.scoring.scoring import METRICS, Metric, Progress, Score, Scorer, Scoring
+from nni_nas_consistency.scoring.scoring import METRICS, Metric, Score, Scorer, Scoring
 from nni_nas_consistency.scoring.trie import sortable
 from nni_nas_consistency.supernet.active import active_of
 from nni_nas_consistency.supernet.checkpoint import sha256_of, weights_sha256
@@ -41,9 +48,6 @@ SEGMENT = 128
 Item = TypeVar("Item")
 
 ScorerName = Literal["prefix", "plain"]
-
-ShowProgress = Callable[[int, str], AbstractContextManager[Progress]]
-"""Given a total and the name of what is counted, returns a progress callback; its calls add up to the total."""
 
 Segments: TypeAlias = "Sequence[tuple[int, Sequence[str]]]"
 """Index of each segment in the whole list, and the names of its archs."""
@@ -74,8 +78,7 @@ class Shard:
 
     def journal(self, out: Path) -> Path:
         """Return the path of this shard's journal, beside the score file `out`."""
-        part = "" if self.count == 1 else f".shard{self.index}of{self.count}"
-        return out.with_name(f"{out.stem}{part}.journal")
+        return journal_beside(out, (self.index, self.count))
 
 
 WHOLE = Shard(1, 1)
@@ -115,7 +118,7 @@ def score_list(
     shard: Shard = WHOLE,
     scorer: ScorerName = "prefix",
     overwrite: bool = False,
-    progress: ShowProgress = lambda total, what: nullcontext(lambda done: None),
+    progress: ShowProgress = silent,
 ) -> Scored:
     """Score a list, or a shard of it; the last of several shards to finish merges all into one score file.
 

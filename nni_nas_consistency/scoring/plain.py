@@ -11,7 +11,8 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.scoring.scoring import Progress, Score, Scoring, image_scores
+from nni_nas_consistency.files.progress import Progress
+from nni_nas_consistency.scoring.scoring import Score, Scoring, image_scores
 from nni_nas_consistency.supernet.active import Sample, active_of, active_subnet, arch_of
 from nni_nas_consistency.supernet.statistics import batch_statistics, estimated_statistics
 

@@ -17,9 +17,10 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.files.progress import Progress
 from nni_nas_consistency.scoring.memory import ImageChunk, Layout, image_chunks, layout_for
 from nni_nas_consistency.scoring.plain import evaluation_mode
-from nni_nas_consistency.scoring.scoring import Progress, Score, Scoring, image_scores
+from nni_nas_consistency.scoring.scoring import Score, Scoring, image_scores
 from nni_nas_consistency.scoring.trie import Walk, keys_of, sorted_by_keys
 from nni_nas_consistency.spaces.chain import ChainSpace, Link
 from nni_nas_consistency.supernet.active import active_of

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.progress import Progress
 from nni_nas_consistency.supernet.statistics import BN_STATISTICS, BNStatistics
 
 Metric = Literal["loss", "acc"]
@@ -20,9 +21,6 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 BatchSource = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Returns the batches, anew at each call: images float [B, C, H, W], labels int64 [B]."""
-
-Progress = Callable[[float], None]
-"""Progress callback: called with the number of archs done since the last call, which may be fractional."""
 
 
 @dataclass(frozen=True)

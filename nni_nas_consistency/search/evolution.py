@@ -14,7 +14,7 @@ from nni.nas.strategy import RegularizedEvolution
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.errors import FileError
-from nni_nas_consistency.files.score_files import ScoreFile, read_scores, write_scores
+from nni_nas_consistency.files.score_files import ScoreFile, journal_beside, read_scores, write_scores
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.scoring.arch_list import fingerprints
@@ -63,7 +63,7 @@ def evolve(
         "seed": seed,
         "population": population,
     }
-    journal_path = out.with_name(f"{out.stem}.journal")
+    journal_path = journal_beside(out)
     if overwrite:
         out.unlink(missing_ok=True)
         journal_path.unlink(missing_ok=True)

@@ -8,14 +8,15 @@ that an arch does not have, such as the ratio of an absent block, is not drawn f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from nni_nas_consistency.archs.arch import Arch, Choice
+from nni_nas_consistency.archs.arch import Arch, Choice, Choices
 from nni_nas_consistency.archs.domains import Domain, Variable
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.progress import Progress
 
 TRIES = 1000
 """Draws in a row that break a constraint before the sampler gives up."""
@@ -219,38 +220,58 @@ class PoolSampler:
         self.deck.left = list(state["left"])
 
 
-def spread_archs(domain: Domain, n: int, generator: torch.Generator) -> list[Arch]:
-    """Return archs that cover small to large capacity evenly, for a benchmark; uniform ones crowd around the mean.
+def spread_archs(
+    domain: Domain, n: int, generator: torch.Generator, *, progress: Progress = lambda archs: None
+) -> list[Arch]:
+    """Return distinct archs that cover small to large capacity evenly, for a benchmark; uniform ones crowd together.
 
     Each group of variables with the same choices, such as the widths of one stage, has one level per arch: the levels
     are evenly spaced in (0, 1), in random order (a Latin hypercube). A variable with k choices takes its j-th smallest,
-    with j − 1 from Binomial(k − 1, level).
+    with j − 1 from Binomial(k − 1, level). An arch that was drawn already is drawn again.
 
     Args:
         domain: What is drawn from.
         n: Number of archs.
         generator: Source of randomness.
+        progress: Progress callback; the calls add up to n, and a little more where archs are drawn again.
 
     Raises:
-        InputError: The space has choices that are not numbers, or constraints.
+        InputError: The space has choices that are not numbers, or constraints, or hardly as many archs.
     """
     numbers = all(isinstance(choice, (int, float)) for variable in domain.variables for choice in variable.choices)
     if not numbers or domain.constraints:
         raise InputError(
             f"{domain.codec.space} has operators or constraints, but only numbers can be spread; use UniformSampler"
         )
+    archs: dict[Choices, Arch] = {}
+    drawn = 0
+    while len(archs) < n:
+        if drawn > TRIES + 20 * n:
+            raise InputError(f"{domain.codec.space}: {drawn} draws gave {len(archs)} different archs; ask for fewer")
+        missing = n - len(archs)
+        for arch in _spread(domain, missing, generator, progress):
+            archs.setdefault(arch.choices, arch)
+        drawn += missing
+    return list(archs.values())
+
+
+def _spread(domain: Domain, n: int, generator: torch.Generator, progress: Progress) -> Iterator[Arch]:
+    """Yield a Latin hypercube of archs; choices and archs each take half of the time."""
     levels = {}
     for variable in domain.variables:
         if variable.choices not in levels:
             levels[variable.choices] = (torch.randperm(n, generator=generator) + 0.5) / n
 
     def deal(variable: Variable, archs: list[int]) -> list[Choice]:
+        progress(0.5 * n / len(domain.variables))
         level = levels[variable.choices][archs]
         steps = torch.rand(len(archs), len(variable.choices) - 1, generator=generator) < level[:, None]
         ascending = sorted(variable.choices, key=float)  # type: ignore[arg-type]
         return [ascending[index] for index in steps.sum(1).tolist()]
 
-    return [domain.arch(picks) for picks in _draw(domain, n, deal)]
+    for picks in _draw(domain, n, deal):
+        yield domain.arch(picks)
+        progress(0.5)
 
 
 class Deck:

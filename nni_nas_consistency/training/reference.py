@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -21,12 +20,12 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import open_run
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.ranking.statistics import split_half
-from nni_nas_consistency.scoring.arch_list import ShowProgress
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.alone import train_alone
 from nni_nas_consistency.training.recipes import Optimization
@@ -48,7 +47,7 @@ def train_references(
     about: Mapping[str, object],
     identity: Mapping[str, Json] = MappingProxyType({}),
     overwrite: bool = False,
-    progress: ShowProgress = lambda total, what: nullcontext(lambda done: None),
+    progress: ShowProgress = silent,
 ) -> Path:
     """Train every arch alone with seeds 0 … seeds−1 and return the path of the mean accuracies.
 
