@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 import torch
@@ -14,9 +16,11 @@ from helpers import keep_nni_in
 from safetensors.torch import load_file
 
 from nni_nas_consistency import jobs
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.run_folder import open_run
+from nni_nas_consistency.files.seal import sealed
 from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
+from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, check_checkpoint
 from nni_nas_consistency.training.recipes import EMBEDDED
 
 EPOCHS = 4
@@ -222,6 +226,13 @@ def test_the_same_command_after_a_kill_goes_on_to_the_same_weights(killed, tmp_p
     assert same_weights(path, undisturbed)
 
 
+def flipped(content, byte, bit):
+    """Return the content of a file with one bit flipped."""
+    damaged = bytearray(content)
+    damaged[byte] ^= 1 << bit
+    return bytes(damaged)
+
+
 def garbage(path):
     path.write_bytes(b"garbage")
 
@@ -230,26 +241,48 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def flipped_in_the_weights(path):
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, len(content) // 2, 3))
+
+
 def of_other_settings(path):
     content = torch.load(path, weights_only=True)
-    torch.save({**content, "run": "0" * 64}, path)
+    AtomicCheckpoints().save_checkpoint({**content, "run": "0" * 64}, path)
 
 
 def of_no_settings(path):
     content = torch.load(path, weights_only=True)
     del content["run"]
-    torch.save(content, path)
+    AtomicCheckpoints().save_checkpoint(content, path)
 
 
 def no_training(path):
-    torch.save([1, 2], path)
+    AtomicCheckpoints().save_checkpoint([1, 2], path)
+
+
+def other_pickles(path):
+    AtomicCheckpoints().save_checkpoint({"optimizer_states": [], "run": path}, path)
+
+
+def without_seal(path):
+    torch.save(torch.load(path, weights_only=True), path)
+
+
+CUT_OFF = "is cut off, or is no checkpoint of a training run; delete it, and the run begins anew"
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (garbage, "cannot be read"),
-        (truncated, "cannot be read"),
+        (garbage, CUT_OFF),
+        (truncated, CUT_OFF),
+        (without_seal, CUT_OFF),
+        (
+            flipped_in_the_weights,
+            "is damaged: the SHA-256 of its content is [0-9a-f]{12}…, expected [0-9a-f]{12}…; del",
+        ),
+        (other_pickles, "cannot be read"),
         (of_other_settings, "was made with other settings"),
         (of_no_settings, "was made with other settings"),
         (no_training, "is no checkpoint of a training run"),
@@ -259,10 +292,43 @@ def test_a_checkpoint_that_is_not_of_this_run_is_refused_in_one_line(killed, tmp
     folder = shutil.copytree(killed, tmp_path / "run")
     damage(folder / "checkpoints" / "last.ckpt")
     before = files_in(folder)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=f"last.ckpt: {message}") as error:
         jobs.train(few_steps(folder), write=silent)
-    assert "\n" not in str(error.value) and "last.ckpt: " in str(error.value)
+    assert "\n" not in str(error.value)
     assert files_in(folder) == before
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(killed, tmp_path):
+    path = tmp_path / "last.ckpt"
+    content = (killed / "checkpoints" / "last.ckpt").read_bytes()
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        records = [record.header_offset + 64 + len(record.filename) for record in archive.infolist()]
+        tables = range(archive.start_dir, len(content), 11)  # a flag there makes torch read noise, whatever the CRC-32
+    assert len(records) > 100
+    for byte in [*records, *tables, *range(0, len(content), 5003)]:
+        path.write_bytes(flipped(content, byte, byte % 8))
+        with pytest.raises(CheckpointError, match=f"^{path}: is (damaged|cut off)"):
+            check_checkpoint(path, None)
+        with pytest.raises(CheckpointError, match=f"^{path}: is (damaged|cut off)"):
+            AtomicCheckpoints().load_checkpoint(path)
+
+
+def test_no_cut_of_a_checkpoint_goes_unnoticed(killed, tmp_path):
+    path = tmp_path / "last.ckpt"
+    content = (killed / "checkpoints" / "last.ckpt").read_bytes()
+    for length in [*range(0, len(content), 2003), *range(len(content) - 100, len(content))]:
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=f"^{path}: is (damaged|cut off)"):
+            check_checkpoint(path, None)
+
+
+def test_a_seal_is_put_on_once():
+    file = BytesIO()
+    torch.save([1, 2], file)
+    once = sealed(file.getvalue())
+    assert torch.load(BytesIO(once), weights_only=True) == [1, 2]
+    with pytest.raises(ValueError, match="has a comment already"):
+        sealed(once)
 
 
 # ends that are no success

@@ -1,4 +1,4 @@
-"""How the checkpoints of a training run are written and read, in the place of Lightning's way."""
+"""How the checkpoints of a training run are written, read and checked, in the place of Lightning's way."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from nni_nas_consistency.errors import CheckpointError
 from nni_nas_consistency.files.atomic import FilePath, write_bytes_atomically
+from nni_nas_consistency.files.seal import check_seal, sealed
 
 
 class AtomicCheckpoints(CheckpointIO):
-    """Checkpoints that are whole whenever the process dies, and run no code when they are read.
+    """Checkpoints that are whole whenever the process dies, sealed, and run no code when they are read.
 
     Lightning writes into the folder of temporary files and moves from there: from one disk to another that is a copy,
     and a kill in the middle of it leaves half a checkpoint and no other. It reads with `weights_only` as torch has it
@@ -37,7 +39,7 @@ class AtomicCheckpoints(CheckpointIO):
         content = BytesIO()
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(path, content.getvalue())
+        write_bytes_atomically(path, sealed(content.getvalue()))
 
     def load_checkpoint(
         self, path: FilePath, map_location: Any = "cpu", weights_only: bool | None = True
@@ -50,14 +52,47 @@ class AtomicCheckpoints(CheckpointIO):
             weights_only: True or None; part of Lightning's interface.
 
         Raises:
-            UnpicklingError: The file holds anything but tensors and plain values.
+            CheckpointError: The file is damaged, or holds anything but tensors and plain values.
             TypeError: Anything else was to be loaded.
         """
         if weights_only is False:
             raise TypeError("checkpoints of a training run are read with weights_only=True: others can run any code")
-        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        content: dict[str, Any] = _content(Path(path), map_location)
         return content
 
     def remove_checkpoint(self, path: FilePath) -> None:
         """Delete a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
+
+
+def check_checkpoint(path: Path, identity: str | None) -> None:
+    """See that a checkpoint of a training run can be gone on from.
+
+    Args:
+        path: The checkpoint.
+        identity: The SHA-256 of the run's settings; None: any checkpoint of a training run will do.
+
+    Raises:
+        CheckpointError: It is damaged, holds something else, or was made with other settings.
+    """
+    content = _content(path, "cpu")
+    if not isinstance(content, dict) or "optimizer_states" not in content:
+        raise CheckpointError(f"{path}: is no checkpoint of a training run; delete it, and the run begins anew")
+    if identity is not None and content.get("run") != identity:
+        raise CheckpointError(
+            f"{path}: was made with other settings than those of the run; give another --out, or --overwrite"
+        )
+
+
+def _content(path: Path, map_location: Any) -> Any:
+    """Return the content of an undamaged checkpoint."""
+    try:
+        archive = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    check_seal(path, archive)
+    try:
+        return torch.load(BytesIO(archive), map_location=map_location, weights_only=True)
+    except Exception as error:  # a pickle of something else: torch raises several kinds, in many lines
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read ({first}); delete it, and the run begins anew") from error

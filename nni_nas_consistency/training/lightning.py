@@ -19,9 +19,9 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
-from nni_nas_consistency.training.checkpoints import AtomicCheckpoints
+from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, check_checkpoint
 from nni_nas_consistency.training.recipes import Optimization
-from nni_nas_consistency.training.run import TrainingRun, check_checkpoint
+from nni_nas_consistency.training.run import TrainingRun
 
 
 class ImageClassifier(LightningModule):  # type: ignore[misc]
@@ -135,7 +135,7 @@ def training_evaluator(
         InputError: The warm-up is not shorter than the training.
     """
     resume = run.resume and run.last_checkpoint.is_file()
-    if resume and run.identity is not None:
+    if resume:
         check_checkpoint(run.last_checkpoint, run.identity)
     batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
     steps = optimization.epochs * len(batches)

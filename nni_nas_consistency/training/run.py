@@ -1,19 +1,13 @@
-"""Where and how a training run keeps itself, and the checkpoints that belong to it.
-
-Every checkpoint carries the SHA-256 of the run's settings, and is refused under others.
-"""
+"""Where and how a training run keeps itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from pytorch_lightning.callbacks import Timer
 
-from nni_nas_consistency.errors import CheckpointError
 from nni_nas_consistency.files.strict_json import Json
 
 MADE_BY_TRAINING = ("supernet.safetensors", "checkpoints", "epochs", "metrics", "phase[0-9]*")
@@ -58,26 +52,3 @@ class TrainingRun:
     def kept_epoch(self, epoch: int) -> Path:
         """Return where the weights of an epoch are kept, the first being 0."""
         return self.folder / "epochs" / f"epoch{epoch:03}.safetensors"
-
-
-def check_checkpoint(path: Path, identity: str) -> None:
-    """See that a checkpoint of a training run can be gone on from.
-
-    Args:
-        path: The checkpoint.
-        identity: The SHA-256 of the run's settings.
-
-    Raises:
-        CheckpointError: It is damaged, holds something else, or was made with other settings.
-    """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a truncated zip, a foreign pickle, a text: torch raises a dozen kinds
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read ({first}); delete it, and the run begins anew") from error
-    if not isinstance(content, dict) or "optimizer_states" not in content:
-        raise CheckpointError(f"{path}: is no checkpoint of a training run; delete it, and the run begins anew")
-    if content.get("run") != identity:
-        raise CheckpointError(
-            f"{path}: was made with other settings than those of the run; give another --out, or --overwrite"
-        )
