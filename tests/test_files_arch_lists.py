@@ -367,7 +367,8 @@ def test_a_list_that_cannot_be_written_keeps_the_older_file(tmp_path, monkeypatc
         path.write_text("old")
         with pytest.raises(FileError) as error:
             write(path, content)
-        assert str(error.value) == f"{path}: cannot be written (No space left on device); choose a writable folder"
+        remedy = "free some space and run the same command again"
+        assert str(error.value) == f"{path}: cannot be written (No space left on device); {remedy}"
         assert path.read_text() == "old"
 
 

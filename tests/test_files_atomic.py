@@ -5,6 +5,7 @@ import pytest
 
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.atomic import write_bytes_atomically, write_text_atomically
+from nni_nas_consistency.files.run_folder import open_run
 
 
 @pytest.mark.parametrize("failing", ["replace", "fsync"])
@@ -88,3 +89,25 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path):
     write_text_atomically(tmp_path / "link", "text")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "folder" / "target").read_text() == "text"
+
+
+def killed_write(path, monkeypatch):
+    """Write a file, and be killed before it has its name: what would delete the temporary file does not run."""
+    with monkeypatch.context() as patch, pytest.raises(FileError):
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        patch.setattr(os, "replace", lambda *_: os.stat("/nowhere"))
+        write_text_atomically(path, "text")
+
+
+def test_what_killed_writes_left_in_a_run_is_deleted_when_the_run_goes_on(tmp_path, monkeypatch):
+    folders = [tmp_path, tmp_path / "phase0" / "checkpoints", tmp_path / "mine"]
+    with open_run(tmp_path, {"seed": 0}, made_here=["phase*"]):
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".notes.tmp").touch()
+            killed_write(folder / "file", monkeypatch)
+    assert [len(list(folder.glob("*.tmp"))) for folder in folders] == [2, 2, 2]
+    with open_run(tmp_path, {"seed": 0}, made_here=["phase*"]):
+        pass
+    assert [len(list(folder.glob("*.tmp"))) for folder in folders] == [1, 1, 2]
+    assert all((folder / ".notes.tmp").exists() for folder in folders)

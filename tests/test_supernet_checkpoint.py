@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from nni_nas_consistency.errors import CheckpointError
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path, read_checkpoint_header, shipped_supernets
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.supernet import checkpoint
 from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet, weights_sha256
 from nni_nas_consistency.supernet.make import make_supernet
 from spaces import EVERY_SPACE
@@ -271,25 +270,30 @@ def test_only_tensors_and_text_are_in_the_file(tmp_path):
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match="missing/a: cannot be written .*; give a folder that exists and has ro"):
+    with pytest.raises(CheckpointError, match="missing/a: there is no folder .*/missing; create it first$"):
         save_supernet(tmp_path / "missing" / "a", tiny_supernet(), ABOUT)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match="folder: cannot be written"):
+    with pytest.raises(CheckpointError, match="folder: is a folder or a device; give the name of a file$"):
         save_supernet(tmp_path / "folder", tiny_supernet(), ABOUT)
 
     save_supernet(tmp_path / "a", tiny_supernet(seed=1), {"seed": 1})
     older = (tmp_path / "a").read_bytes()
 
-    def half_a_file(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half_a_file)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(CheckpointError, match="a: cannot be written .No space left on device.; free some space"):
         save_supernet(tmp_path / "a", tiny_supernet(seed=2), {"seed": 2})
     assert (tmp_path / "a").read_bytes() == older
     assert sorted(os.listdir(tmp_path)) == ["a", "folder"]
     assert os.listdir(tmp_path / "folder") == []
+
+
+def test_a_checkpoint_has_the_permissions_that_the_umask_gives(tmp_path):
+    save_supernet(tmp_path / "a", tiny_supernet(), ABOUT)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_number_that_is_not_finite_is_not_saved(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import TypeAlias
@@ -10,6 +12,8 @@ from typing import TypeAlias
 from nni_nas_consistency.errors import FileError
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text_atomically(path: FilePath, text: str) -> None:
@@ -49,6 +53,14 @@ def write_bytes_atomically(path: FilePath, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise FileError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
+        remedy = "free some space and run the same command again" if error.errno in FULL else "choose a writable folder"
+        raise FileError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writes that were killed left in a folder, where no other process writes now."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\.[0-9a-f]{16}\.tmp", path.name):
+            path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.files.atomic import remove_leftovers, write_text_atomically
 from nni_nas_consistency.files.locks import locked
 from nni_nas_consistency.files.strict_json import Json, file_errors, json_value, read_object
 
@@ -47,6 +47,8 @@ def open_run(
     with locked(folder / "lock", f"{folder}: another process works here; wait for it, or choose another --out"):
         if overwrite:
             _delete(folder, made_here)
+        for place in [folder, *_folders(folder, made_here)]:
+            remove_leftovers(place)
         before = _settings_of(folder)
         if before is not None and not resume and not _made(folder, made_here):
             before = None  # settings of a run that failed at once bind nobody
@@ -100,3 +102,9 @@ def _delete(folder: Path, made_here: Sequence[str]) -> None:
 
 def _made(folder: Path, made_here: Sequence[str]) -> list[Path]:
     return [path for pattern in made_here for path in sorted(folder.glob(pattern))]
+
+
+def _folders(folder: Path, made_here: Sequence[str]) -> list[Path]:
+    """Return the folders that a run made, at any depth."""
+    found = [path for path in _made(folder, made_here) if path.is_dir() and not path.is_symlink()]
+    return [*found, *(path for each in found for path in each.rglob("*") if path.is_dir())]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, cast
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from nni_nas_consistency.errors import CheckpointError
+from nni_nas_consistency.errors import CheckpointError, FileError
+from nni_nas_consistency.files.atomic import write_bytes_atomically
 from nni_nas_consistency.files.checkpoint_header import (
     FORMAT,
     FORMAT_1,
@@ -52,14 +52,10 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
     # copies, since safetensors refuses tensors that share memory: those of a module that is registered twice
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _weights(supernet).items()}
     metadata["sha256"] = checkpoint_sha256(tensors, metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error}); give a folder that exists and has room") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_bytes_atomically(path, save(tensors, metadata))
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
