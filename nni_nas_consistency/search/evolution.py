@@ -16,7 +16,7 @@ from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.score_files import ScoreFile, journal_beside, read_scores, write_scores
 from nni_nas_consistency.files.strict_json import Json
-from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
+from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.scoring.arch_list import fingerprints
 from nni_nas_consistency.scoring.journal import Journal, remove_journal
 from nni_nas_consistency.scoring.plain import score_network
@@ -116,8 +116,8 @@ def _search(
         progress(1)
 
     strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
-    config = RetiariiExeConfig(execution_engine="sequential", model_format="raw", max_trial_number=trials)
-    if not RetiariiExperiment(supernet, FunctionalEvaluator(evaluate), strategy, config).run():
+    folder = journal.path.with_suffix(".nni")
+    if not run_in_process(supernet, FunctionalEvaluator(evaluate), strategy, folder=folder, max_trial_number=trials):
         raise KeyboardInterrupt
     models = enumerate(strategy.list_models(sort=False), 1)
     return {f"arch{index}": (supernet.arch(model.sample), float(model.metric)) for index, model in models}

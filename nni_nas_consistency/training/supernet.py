@@ -17,7 +17,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import InputError, Terminated
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.nni3.experiment import RetiariiExperiment
+from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.oneshot import SandwichStrategy, Stacking
 from nni_nas_consistency.strategies.sampling import (
@@ -118,7 +118,7 @@ def _train_phase(
         seed=seed,
     )
     try:
-        finished = RetiariiExperiment(space, evaluator, strategy).run()
+        finished = run_in_process(space, evaluator, strategy, folder=run.folder / "nni")
     except SIGTERMException:  # a SystemExit without a code, which would end the process as if all were done
         finished = False
     if evaluator.trainer.received_sigterm:
