@@ -51,8 +51,9 @@ def command_line(context: typer.Context) -> list[str]:
 
 
 def say(line: str) -> None:
-    """Write a line to standard error at once."""
-    print(line, file=sys.stderr, flush=True)
+    """Write a line to standard error at once; a text in it from some file cannot control the terminal."""
+    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+    print(shown, file=sys.stderr, flush=True)
 
 
 class Stopped(Exception):
