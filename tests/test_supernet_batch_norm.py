@@ -10,7 +10,14 @@ from helpers import randomize
 from torch import nn
 
 from nni_nas_consistency.supernet.active import Run
-from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised, computed, group_statistics, scaled_sum
+from nni_nas_consistency.supernet.batch_norm import (
+    BatchNormOfRows,
+    Normalised,
+    Scaled,
+    computed,
+    group_statistics,
+    scaled_sum,
+)
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.statistics import OfEachBatch
 
@@ -140,7 +147,7 @@ def normalised(seed=1, shape=(4, 3, 2, 2)):
         features(*size, seed=seed + i) - 3 for i, size in enumerate((shape, (2, shape[1]), (2, shape[1])))
     )
     exact = of_images(scale, shape[0]) * x + of_images(shift, shape[0])
-    return Normalised([(x, scale)], shift), exact
+    return Normalised(Scaled(x, scale, shift)), exact
 
 
 FULL, PER_IMAGE = features(4, 3, 2, 2, seed=7) - 3, features(4, 3, 1, 1, seed=8) - 3
@@ -221,7 +228,7 @@ def test_batch_norm_addition_and_relu_of_a_residual_block_are_torchs(project):
     def unfinished(x, weight, bias):
         mean, var = group_statistics(x, 1)
         scale = weight * (var + 1e-5).rsqrt()
-        return Normalised([(x.clone(), scale)], bias - mean * scale)
+        return Normalised(Scaled(x.clone(), scale, bias - mean * scale))
 
     other = unfinished(shortcut, weights[1], biases[1]) if project else shortcut
     torch.testing.assert_close(F.relu(unfinished(x, weights[0], biases[0]) + other), expected, rtol=1e-10, atol=1e-10)

@@ -7,6 +7,7 @@ on 2 cores, torch's own batch norm took 9.3 ms (its convolution 6.6), these pass
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 from typing import Any, TypeAlias
@@ -15,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+from nni_nas_consistency.supernet import native
+from nni_nas_consistency.supernet.native import BatchNormed
 
 Terms: TypeAlias = Sequence[tuple[Tensor, Tensor | None]]
 """Features [B, C, H, W] with their scales [groups, C]; None: they are added unscaled."""
@@ -67,45 +71,62 @@ def _of_tensors(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return operator
 
 
-class Normalised:
-    """The output of a batch norm before it is computed: Σ scale · x + shift.
-
-    While the prefix scorer runs, batch norms return this instead of a tensor, so that an addition and a ReLU that
-    follow need no pass over memory of their own. ReLU, and adding features of the same shape, use the terms up: after
-    that the object cannot be used again. Any other operation computes the tensor first; the object then acts like it.
+@dataclass(frozen=True)
+class Scaled:
+    """Features that a batch norm normalises with statistics which have no gradient: scale · x + shift.
 
     Args:
-        terms: The features, which may be overwritten, and their scales; the first must have one.
+        x: [B, C, H, W], which may be overwritten.
+        scale: [groups, C].
         shift: [groups, C].
     """
 
-    def __init__(self, terms: Terms, shift: Tensor) -> None:
-        self._terms: Terms | None = terms
-        self._shift = shift
+    x: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+class Normalised:
+    """The output of a batch norm before it is computed, and what has been added to it.
+
+    Batch norms return this instead of a tensor while the prefix scorer runs (`Scaled`) and while a native kernel trains
+    (`BatchNormed`), so that an addition and a ReLU that follow need no pass over memory of their own. Any other
+    operation computes the tensor first; the object then acts like it. `Scaled` features are used up by ReLU and by the
+    addition of features of the same shape: after that the object cannot be used again.
+
+    Args:
+        term: The features with their batch norm.
+    """
+
+    def __init__(self, term: Scaled | BatchNormed) -> None:
+        self._first = term
+        self._others: list[Scaled | BatchNormed | Tensor] = []
+        self._used_up = False
         self._tensor: Tensor | None = None
-        self._dtype = terms[0][0].dtype
-        self.shape = terms[0][0].shape
+        self.shape = term.x.shape
 
     def tensor(self) -> Tensor:
         """Return the features as a tensor, [B, C, H, W]."""
         if self._tensor is None:
-            self._tensor = scaled_sum(self._take_terms(), self._shift, relu=False)
+            self._tensor = _sum(self._take_terms(), relu=False)
         return self._tensor
 
     def relu(self) -> Tensor:
         """Return the ReLU of the features, [B, C, H, W]; this uses the terms up."""
         if self._tensor is not None:
             return self._tensor.relu()
-        return scaled_sum(self._take_terms(), self._shift, relu=True)
+        return _sum(self._take_terms(), relu=True)
 
     def __add__(self, other: Any) -> Any:
         if self._tensor is not None or other is self or not self._is_like(other):
             return self.tensor() + computed(other)
+        added = Normalised(self._first)
+        added._others = self._take_terms()[1:]
         if isinstance(other, Normalised):
-            if other._tensor is None:
-                return Normalised([*self._take_terms(), *other._take_terms()], self._shift + other._shift)
-            other = other._tensor
-        return Normalised([*self._take_terms(), (other, None)], self._shift)
+            added._others += [other._tensor] if other._tensor is not None else other._take_terms()
+        else:
+            added._others.append(other)
+        return added
 
     __radd__ = __add__
 
@@ -135,18 +156,32 @@ class Normalised:
 
     def _is_like(self, other: Any) -> bool:
         """Return whether adding these features needs neither broadcasting nor another type."""
-        if isinstance(other, Normalised):
-            return other.shape == self.shape and (other._tensor is not None or other._dtype == self._dtype)
-        return isinstance(other, Tensor) and other.shape == self.shape and other.dtype == self._dtype
+        if isinstance(other, Normalised) and other._tensor is None:
+            return type(other._first) is type(self._first) and _alike(other._first.x, self._first.x)
+        tensor = other._tensor if isinstance(other, Normalised) else other
+        return isinstance(tensor, Tensor) and _alike(tensor, self._first.x)
 
-    def _take_terms(self) -> Terms:
-        terms, self._terms = self._terms, None
-        if terms is None:
+    def _take_terms(self) -> list[Scaled | BatchNormed | Tensor]:
+        if self._used_up:
             raise TypeError(
                 "a link uses the output of a batch norm again after its ReLU or addition, which the prefix scorer "
                 "computes in place; change the link, or score this space with the plain scorer"
             )
-        return terms
+        self._used_up = isinstance(self._first, Scaled)
+        return [self._first, *self._others]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _sum(terms: Sequence[Scaled | BatchNormed | Tensor], *, relu: bool) -> Tensor:
+    """Return the sum of terms of one batch norm or two, and of features as they are, or its ReLU."""
+    if isinstance(terms[0], BatchNormed):
+        return native.sum_of_terms(terms, relu=relu)  # type: ignore[arg-type]
+    split = [(term.x, term.scale) if isinstance(term, Scaled) else (term, None) for term in terms]
+    shifts = [term.shift for term in terms if isinstance(term, Scaled)]
+    return scaled_sum(split, sum(shifts[1:], shifts[0]), relu=relu)  # type: ignore[arg-type]
 
 
 def computed(x: Tensor | Normalised) -> Tensor:

@@ -29,8 +29,10 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.supernet import native
 from nni_nas_consistency.supernet.active import Active, Resolved, Run, channels_present, width_of
-from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised, stands_in_rows
+from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised, Scaled, stands_in_rows
+from nni_nas_consistency.supernet.native import BatchNormed
 
 
 @runtime_checkable
@@ -168,17 +170,18 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         if present is not None:
             present = present.to(scale.dtype).repeat_interleave(max(1, len(scale) // len(present)), 0)
             scale, shift = scale * present, shift * present
-        return Normalised([(x, scale)], shift)
+        return Normalised(Scaled(x, scale, shift))
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return x, normalised as in torch: with the batch's statistics in training mode, else the running ones."""
         if len(self.active.run.archs) > 1:
             return self._stacked(x)
         c = x.shape[1]
-        if self.training and self.affine and stands_in_rows(x):
-            return self._of_rows(x)
+        if self.training and (native.supports(x) or stands_in_rows(x)):
+            weight, bias = self._affine(c, self.running_mean)  # type: ignore[arg-type]
+            return self._with_own_statistics(x, weight[None], bias[None], (c,))
         mean, var = self.running_mean[:c], self.running_var[:c]  # type: ignore[index]
-        weight, bias = (self.weight[:c], self.bias[:c]) if self.affine else (None, None)
+        weight, bias = self._affine(c, mean)
         momentum = self._update_share() if self.training else 0.0
         return F.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
 
@@ -202,13 +205,18 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
             return None
         return channels_present(widths, x.shape[1], x.device)
 
-    def _of_rows(self, x: Tensor) -> Tensor:
-        """Normalise channels-last features with the batch's statistics, faster than torch's own kernel."""
-        c, pixels = x.shape[1], x.numel() // x.shape[1]
-        y, mean, var = BatchNormOfRows.apply(x, self.weight[None, :c], self.bias[None, :c], self.eps)  # type: ignore[no-untyped-call]
-        share = self._update_share()
-        self.running_mean[:c].lerp_(mean[0], share)  # type: ignore[index]
-        self.running_var[:c].lerp_(var[0] * (pixels / (pixels - 1)), share)  # type: ignore[index]
+    def _with_own_statistics(self, x: Tensor, weight: Tensor, bias: Tensor, widths: tuple[int, ...]) -> Tensor:
+        """Normalise channels-last features of archs of these widths, each with the statistics of its own images.
+
+        Weight and bias are [archs, C]. With a native kernel, what comes back is computed with the ReLU that follows.
+        """
+        if native.supports(x):
+            mean, var = native.moments(x.detach(), len(weight))
+            y: Any = Normalised(BatchNormed(x, weight.float(), bias.float(), mean, var, self.eps))
+        else:
+            y, mean, var = BatchNormOfRows.apply(x, weight, bias, self.eps)  # type: ignore[no-untyped-call]
+        pixels = x.numel() // mean.numel()
+        self._update_running(mean, var * (pixels / (pixels - 1)), widths)
         return cast("Tensor", y)
 
     def _update_share(self) -> float:
@@ -227,25 +235,20 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         widths = tuple(self.width.at(arch) for arch in run.archs)
         weight, bias = self._affine(x.shape[1], x)
         mask = channels_present(widths, x.shape[1], x.device).to(weight.dtype)
-        y, mean, var = BatchNormOfRows.apply(x, weight * mask, bias * mask, self.eps)  # type: ignore[no-untyped-call]
-        pixels = x.numel() // mean.numel()
-        self._update_running(mean, var * (pixels / (pixels - 1)), widths)
-        return cast("Tensor", y)
+        return self._with_own_statistics(x, weight * mask, bias * mask, widths)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, widths: tuple[int, ...]) -> None:
         """Update the running statistics as if the archs ran one after the other; mean and variance are [archs, C]."""
-        if self.momentum is None:
+        if self.momentum is None and len(widths) > 1:
             raise RuntimeError(
                 "a stacked batch cannot update cumulative statistics (momentum=None); run the archs one by one"
             )
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(len(widths))
-        if self.momentum == 0:
-            return
+        assert self.running_mean is not None and self.running_var is not None
         for of_arch, var_of_arch, width in zip(mean, var, widths, strict=True):
-            self.running_mean[:width].lerp_(of_arch[:width], self.momentum)
-            self.running_var[:width].lerp_(var_of_arch[:width], self.momentum)
+            share = self._update_share()
+            self.running_mean[:width].lerp_(of_arch[:width], share)
+            self.running_var[:width].lerp_(var_of_arch[:width], share)
 
 
 class ElasticConvBN(Elastic, nn.Module):
