@@ -89,13 +89,13 @@ class TrainJob:
         return {**recipe, **phases, **how}
 
 
-def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], None] = print) -> Path:
+def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
     """Train a supernet and return the path of its checkpoint.
 
     Args:
         job: What to train.
-        progress_bar: Whether to show Lightning's progress bar; else a line an epoch goes to `write`.
-        write: Writes a line of text.
+        progress: Shows the progress, counted in steps.
+        write: Writes a line of text: one an epoch, with what it reached and the time left.
 
     Raises:
         InputError: The data, the weights or the folder cannot be used.
@@ -108,7 +108,7 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
         import torch
 
         from nni_nas_consistency.supernet.checkpoint import save_supernet
-        from nni_nas_consistency.training.run import MADE_BY_TRAINING, TrainingRun
+        from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING, TrainingRun
         from nni_nas_consistency.training.supernet import train_supernet
 
     place = device_of(job.device)
@@ -123,7 +123,14 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job.weights, job.out)
     path = job.out / "supernet.safetensors"
-    with open_run(job.out, settings, made_here=MADE_BY_TRAINING, resume=job.resume, overwrite=job.overwrite):
+    with open_run(
+        job.out,
+        settings,
+        made_here=MADE_BY_TRAINING,
+        results=RESULTS_OF_TRAINING,
+        resume=job.resume,
+        overwrite=job.overwrite,
+    ):
         if path.is_file():
             write(f"{path}: is trained already, with these settings; --overwrite trains it again")
             return path
@@ -131,7 +138,7 @@ def train(job: TrainJob, *, progress_bar: bool = False, write: Callable[[str], N
             job.out,
             resume=True,
             checkpoint_steps=job.checkpoint_steps,
-            progress_bar=progress_bar,
+            progress=progress,
             precision=job.precision,
             accelerator="cpu" if place == "cpu" else "gpu",
             write=write,

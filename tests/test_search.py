@@ -94,6 +94,7 @@ def test_the_search_command_prints_the_best_arch_and_on_standard_error_its_progr
     supernet = tiny_supernet(torch.float32)
     save_supernet(tmp_path / "supernet.safetensors", supernet, {"made": "for a test"})
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nni_nas_consistency.cli.console.SECONDS_WORTH_A_LINE", 0.0)
     words = ["search", "--space", "digits", "--data", "digits", "--images", "50"]
     words += ["--checkpoint", "supernet.safetensors", "--trials", "6", "--population", "3"]
     assert main(words) == 0

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from nni_nas_consistency.errors import Terminated
+from nni_nas_consistency.files.progress import silent
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_WORTH_A_LINE = 2.0
@@ -135,13 +136,18 @@ def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
     Yields:
         The callback, which takes the number of items done since the last call; fractions are fine.
     """
-    if sys.stderr.isatty():
-        columns = (TextColumn(what), BarColumn(), _Done(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done: bar.advance(task, done)
-    else:
+    if not sys.stderr.isatty():
         yield _plain_lines(total, what)
+        return
+    columns = (TextColumn(what), BarColumn(), _Done(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def progress_bar(total: int, what: str) -> AbstractContextManager[Callable[[float], None]]:
+    """Return a progress callback as `progress` does, for work that writes lines of its own: a bar, or nothing."""
+    return progress(total, what) if sys.stderr.isatty() else silent(total, what)
 
 
 class _Done(ProgressColumn):

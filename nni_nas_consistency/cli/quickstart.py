@@ -6,7 +6,6 @@ unit of one channel, and reference accuracies made by `nni-consistency standalon
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,14 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import command_line, kept_of_training, progress, say, saying_what_is_kept
+from nni_nas_consistency.cli.console import (
+    command_line,
+    kept_of_training,
+    progress,
+    progress_bar,
+    say,
+    saying_what_is_kept,
+)
 from nni_nas_consistency.cli.options import EpochsOption, OutFolder, SeedOption
 from nni_nas_consistency.files.provenance import provenance
 from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
@@ -53,7 +59,7 @@ def _train_score_rank(out: Path, recipe: Recipe, seed: int, made_by: Mapping[str
     with one_thread(), as_file(files("nni_nas_consistency") / "assets" / "digits" / "reference.json") as reference:
         begun = time.monotonic()
         job = jobs.TrainJob(system, data, recipe, out, seed=seed, device="cpu", provenance=made_by)
-        checkpoint = jobs.train(job, progress_bar=sys.stderr.isatty(), write=say)
+        checkpoint = jobs.train(job, progress=progress_bar, write=say)
         trained = time.monotonic()
         scores = out / "scores.json"
         jobs.score(jobs.ScoreJob(system, data, checkpoint, reference, scores, device="cpu"), progress=progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.console import command_line, kept_of_training, say, saying_what_is_kept
+from nni_nas_consistency.cli.console import command_line, kept_of_training, progress_bar, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     DataOption,
     DeviceOption,
@@ -116,5 +115,5 @@ def train(
         provenance=provenance(command_line(context)),
     )
     with saying_what_is_kept(lambda: kept_of_training(out)):
-        checkpoint = jobs.train(job, progress_bar=sys.stderr.isatty(), write=say)
+        checkpoint = jobs.train(job, progress=progress_bar, write=say)
     print(checkpoint)

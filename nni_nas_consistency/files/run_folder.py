@@ -24,6 +24,7 @@ def open_run(
     settings: Mapping[str, Json],
     *,
     made_here: Sequence[str],
+    results: Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Iterator[None]:
@@ -33,6 +34,8 @@ def open_run(
         folder: The folder; made if missing.
         settings: Everything that decides the result, plain JSON values.
         made_here: Patterns of the files and folders that such a run writes, besides `settings.json`.
+        results: Patterns of those that can be gone on from; None: all of them. A run that has none yet binds nobody to
+            its settings, and what it wrote is deleted.
         resume: Whether there must be a run to go on with.
         overwrite: Whether what such a run wrote is deleted first.
 
@@ -50,10 +53,13 @@ def open_run(
         for place in [folder, *_folders(folder, made_here)]:
             remove_leftovers(place)
         before = _settings_of(folder)
-        if before is not None and not resume and not _made(folder, made_here):
-            before = None  # settings of a run that failed at once bind nobody
         if before is None and resume:
             raise InputError(f"{folder}: there is no run to resume; start without --resume")
+        if before is not None and not _made(folder, made_here if results is None else results):
+            if resume:
+                _check_same(folder, before, settings)
+            _delete(folder, made_here)
+            before = None
         if before is None:
             _refuse_foreign(folder, made_here)
             write_text_atomically(folder / "settings.json", json.dumps(dict(settings), indent=1) + "\n")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -15,6 +18,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
@@ -70,17 +74,63 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
 
 
 class EpochLines(Callback):
-    """Prints one plain line an epoch, where no terminal shows a progress bar."""
+    """Prints one plain line an epoch, with the time that is left at the pace so far."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
+        self.begun = 0.0
+        self.first_epoch = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note when which epoch begins; a run that goes on begins in the middle."""
+        self.begun, self.first_epoch = time.monotonic(), trainer.current_epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print what the epoch reached."""
+        epoch, epochs = trainer.current_epoch + 1, cast("int", trainer.max_epochs)
+        pace = (time.monotonic() - self.begun) / (epoch - self.first_epoch)
+        left = timedelta(seconds=round(pace * (epochs - epoch)))
         shown = ("train_loss", "val_acc", "val_acc/largest", "val_acc/smallest")
         values = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.write(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
+        self.write(f"epoch {epoch}/{epochs}  {numbers}  {left} left")
+
+
+class StepProgress(Callback):
+    """Shows how many of the steps that are left are done.
+
+    Args:
+        show: Shows the progress.
+    """
+
+    def __init__(self, show: ShowProgress) -> None:
+        self.show = show
+        self.shown = ExitStack()
+        self.advance: Progress | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Begin with the first step; a run that goes on begins in the middle of an epoch."""
+        if self.advance is None:
+            batches = int(trainer.num_training_batches)
+            left = (cast("int", trainer.max_epochs) - trainer.current_epoch) * batches - batch_idx
+            self.advance = self.shown.enter_context(self.show(left, "steps"))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Count a step."""
+        if self.advance is not None:
+            self.advance(1)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show no more."""
+        self.shown.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Show no more."""
+        self.shown.close()
 
 
 class RunIdentity(Callback):
@@ -158,7 +208,7 @@ def training_evaluator(
         callbacks=_callbacks(run, checkpoint),
         plugins=[AtomicCheckpoints()],
         logger=CSVLogger(run.folder, name="metrics"),
-        enable_progress_bar=run.progress_bar,
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, len(batches)),
@@ -173,9 +223,7 @@ def training_evaluator(
 
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint) -> list[Callback]:
-    callbacks: list[Callback] = [run.timer, checkpoint]
-    if not run.progress_bar:
-        callbacks.append(EpochLines(run.write))
+    callbacks: list[Callback] = [run.timer, checkpoint, EpochLines(run.write), StepProgress(run.progress)]
     if run.identity is not None:
         callbacks.append(RunIdentity(run.identity))
     if run.keep_epochs:

@@ -33,6 +33,9 @@ from nni_nas_consistency.training.recipes import Optimization
 MADE_BY_REFERENCES = ("seeds", "about.json", "reference.json")
 """What is written into the folder."""
 
+FINISHED = ("seeds/[0-9]*.json", "about.json", "reference.json")
+"""What of that is kept for the next time."""
+
 
 def train_references(
     space: ChainSpace,
@@ -77,28 +80,27 @@ def train_references(
         **identity,
     }
     how: dict[str, Any] = {"optimization": optimization, "train": train, "test": test, "augmentation": augmentation}
-    with open_run(folder, settings, made_here=MADE_BY_REFERENCES, overwrite=overwrite):
-        (folder / "seeds").mkdir(exist_ok=True)
+    with open_run(folder, settings, made_here=MADE_BY_REFERENCES, results=FINISHED, overwrite=overwrite):
         together = space.can_stack(list(archs.values()))
         bundles = [list(archs.values())] if together else [[arch] for arch in archs.values()]
         epochs = len(bundles) * optimization.epochs
-        columns = []
-        with progress(seeds * epochs, "epochs") as advance:
-            for seed in range(seeds):
-                path = folder / "seeds" / f"{seed}.json"
-                if path.is_file():
-                    advance(epochs)
-                else:
-                    accuracies: list[float] = []
-                    for bundle in bundles:
-                        accuracies += train_alone(space, bundle, seed=seed, progress=lambda epoch: advance(1), **how)
-                    _write_seed(path, archs, accuracies)
-                columns.append(_finished(path, space, archs))
+        paths = [folder / "seeds" / f"{seed}.json" for seed in range(seeds)]
+        columns = {path: _finished(path, space, archs) for path in paths if path.is_file()}
+        with progress((seeds - len(columns)) * epochs, "epochs") as advance:
+            for seed, path in enumerate(paths):
+                if path in columns:
+                    continue
+                accuracies: list[float] = []
+                for bundle in bundles:
+                    accuracies += train_alone(space, bundle, seed=seed, progress=lambda epoch: advance(1), **how)
+                _write_seed(path, archs, accuracies)
+                columns[path] = _finished(path, space, archs)
         told = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
-        return _write_means(folder, archs, np.array(columns).T, {**about, **told})
+        return _write_means(folder, archs, np.array([columns[path] for path in paths]).T, {**about, **told})
 
 
 def _write_seed(path: Path, archs: Mapping[str, Arch], accuracies: Sequence[float]) -> None:
+    path.parent.mkdir(exist_ok=True)
     entries = zip(archs.items(), accuracies, strict=True)
     write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
 

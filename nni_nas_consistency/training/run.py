@@ -8,10 +8,20 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import Timer
 
+from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.strict_json import Json
 
 MADE_BY_TRAINING = ("supernet.safetensors", "checkpoints", "epochs", "metrics", "phase[0-9]*")
 """What a training run writes into its folder."""
+
+RESULTS_OF_TRAINING = (
+    "supernet.safetensors",
+    "checkpoints/last.ckpt",
+    "epochs/*.safetensors",
+    "phase[0-9]*/checkpoints/last.ckpt",
+    "phase[0-9]*/epochs/*.safetensors",
+)
+"""What of that can be gone on from, or scored."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +32,10 @@ class TrainingRun:
         folder: For checkpoints (`checkpoints/last.ckpt`) and metrics (`metrics/version_<start>/metrics.csv`).
         resume: Whether to go on from the last checkpoint, if there is one.
         checkpoint_steps: Steps between checkpoints; None: one an epoch.
-        progress_bar: Whether to show Lightning's; else a line an epoch goes to `write`.
+        progress: Shows the progress, counted in steps.
         precision: Lightning's word for it, such as `32-true` or `bf16-mixed`.
         accelerator: Lightning's word for the device kind, such as `cpu`, `gpu`, `auto`.
-        write: Writes a line of text.
+        write: Writes a line of text: one an epoch, with what it reached and the time left.
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         about: What made the weights, for those checkpoints.
         identity: SHA-256 of the settings, which checkpoints carry; None: they carry none and none is asked for.
@@ -35,7 +45,7 @@ class TrainingRun:
     folder: Path
     resume: bool = False
     checkpoint_steps: int | None = None
-    progress_bar: bool = False
+    progress: ShowProgress = silent
     precision: str = "32-true"
     accelerator: str = "auto"
     write: Callable[[str], None] = print
