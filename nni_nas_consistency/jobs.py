@@ -279,6 +279,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         dtype=_dtype(job.precision),
         orders=job.orders,
         flip=job.flip,
+        progress=progress,
     )
     return score_list(
         supernet.double().to(place) if job.precision == "float64" else supernet.to(place),

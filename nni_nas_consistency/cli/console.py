@@ -127,7 +127,7 @@ def sigterm_raises() -> Iterator[None]:
 def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
     """Yield a progress callback, and show how much is done, the rate and the time left.
 
-    Without a terminal, work that is done within two seconds shows nothing.
+    Work that is done within two seconds leaves nothing on the screen.
 
     Args:
         total: Number of work items.
@@ -140,9 +140,11 @@ def progress(total: int, what: str) -> Iterator[Callable[[float], None]]:
         yield _plain_lines(total, what)
         return
     columns = (TextColumn(what), BarColumn(), _Done(), TimeElapsedColumn(), TimeRemainingColumn())
+    begun = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
+        bar.live.transient = time.monotonic() - begun < SECONDS_WORTH_A_LINE
 
 
 def progress_bar(total: int, what: str) -> AbstractContextManager[Callable[[float], None]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, cast
 
 from nni.nas.nn.pytorch import ModelSpace
-from torch import nn
+from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
@@ -135,7 +135,7 @@ def score_list(
         shard: Which part to score.
         scorer: `prefix`, or `plain`, which also serves spaces that are no chain.
         overwrite: Whether scores of different settings, and the journal of this shard, are deleted first.
-        progress: Shows the progress, counted in archs.
+        progress: Shows the progress, counted in archs; before that, of hashing the images.
 
     Raises:
         FileError: A file cannot be written, is there already with different settings, or a journal is in use.
@@ -149,7 +149,7 @@ def score_list(
         )
     if not shares_prefixes(supernet):
         scorer = "plain"
-    made_from = {**provenance, **fingerprints(supernet, scoring), "archs": _fingerprint_of(archs)}
+    made_from = {**provenance, **fingerprints(supernet, scoring, progress=progress), "archs": _fingerprint_of(archs)}
     made_from |= {"segments": len(segments), "scorer": scorer}
     identity: dict[str, Json] = json.loads(json.dumps(made_from))  # as it will be read back
     codec = active_of(supernet).codec
@@ -303,17 +303,30 @@ def _fingerprint_of(archs: Mapping[str, Arch]) -> str:
     return hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest()
 
 
-def fingerprints(supernet: ModelSpace, scoring: Scoring) -> dict[str, Json]:
+def fingerprints(supernet: ModelSpace, scoring: Scoring, *, progress: ShowProgress = silent) -> dict[str, Json]:
     """Return what identifies a scoring besides its archs: SHA-256 of weights and images, settings, device."""
     source = scoring.calibration
     return {
         "weights": weights_sha256(supernet),
-        "scored_images": sha256_of(tensor for batch in scoring.test() for tensor in batch),
-        "calibration": None if source is None else sha256_of(tensor for batch in source() for tensor in batch),
+        "scored_images": _sha256_of_batches(scoring.test(), progress),
+        "calibration": None if source is None else _sha256_of_batches(source(), progress),
         "metric": scoring.metric,
         "bn": scoring.bn,
         "device": next(cast("nn.Module", supernet).parameters()).device.type,
     }
+
+
+def _sha256_of_batches(batches: Iterable[tuple[Tensor, Tensor]], progress: ShowProgress) -> str:
+    """Return the SHA-256 of images and labels; the progress is shown where it is known how many batches there are."""
+    total = len(batches) if isinstance(batches, Sized) else 0
+    with (progress if total else silent)(total, "batches hashed") as advance:
+        return sha256_of(_tensors(batches, advance))
+
+
+def _tensors(batches: Iterable[tuple[Tensor, Tensor]], advance: Progress) -> Iterator[Tensor]:
+    for batch in batches:
+        yield from batch
+        advance(1)
 
 
 def _check_finite(names: Sequence[str], scores: Sequence[Score]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader
@@ -25,6 +27,7 @@ def image_scoring(
     dtype: torch.dtype = torch.float32,
     orders: int = 1,
     flip: bool = False,
+    progress: ShowProgress = silent,
 ) -> Scoring:
     """Return a `Scoring` on images, which are normalised once and kept.
 
@@ -39,6 +42,7 @@ def image_scoring(
         orders: How often each image is scored, at least 1: first in the order of the data set, then in shuffled orders,
             so that the score is a mean over as many compositions of its batch. More than 1 is for `bn="batch"` only.
         flip: Whether each image is also scored mirrored, left to right; the score is the mean.
+        progress: Shows the progress, counted in views of the images.
 
     Raises:
         InputError: `orders` is less than 1; or more, where the other images of a batch have no influence.
@@ -50,13 +54,23 @@ def image_scoring(
             f"{orders} orders change nothing with statistics {bn!r} and {len(test)} images in batches of {batch_size}; "
             "several orders need bn='batch' and more than one batch"
         )
-    views = [test, *(_shuffled(test, order) for order in range(1, orders))]
-    views += [replace(view, x=view.x.flip(-1)) for view in views] if flip else []
-    scored = [(x.to(dtype), y) for view in views for x, y in EvaluationLoader(view, augmentation, batch_size)]
-    calibration = None
-    if train is not None:
-        calibration = [(x.to(dtype), y) for x, y in EvaluationLoader(train, augmentation, batch_size)]
+    mirrored = (False, True) if flip else (False,)
+    scored: list[tuple[Tensor, Tensor]] = []
+    with progress(orders * len(mirrored), "views of the images") as advance:
+        for is_mirrored in mirrored:
+            for order in range(orders):
+                view = test if order == 0 else _shuffled(test, order)
+                view = replace(view, x=view.x.flip(-1)) if is_mirrored else view
+                scored += _normalised(view, augmentation, batch_size, dtype)
+                advance(1)
+    calibration = None if train is None else _normalised(train, augmentation, batch_size, dtype)
     return Scoring(metric, bn, lambda: scored, None if calibration is None else lambda: calibration)
+
+
+def _normalised(
+    images: Images, augmentation: Augmentation, batch_size: int, dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor]]:
+    return [(x.to(dtype), y) for x, y in EvaluationLoader(images, augmentation, batch_size)]
 
 
 def _shuffled(images: Images, seed: int) -> Images:
