@@ -176,6 +176,17 @@ def _count(text: str) -> int:
     return value
 
 
+def _count_or_none(text: str) -> int | None:
+    return None if text == "none" else _count(text)
+
+
+def _decay_or_none(text: str) -> float | None:
+    value = _above_zero_or_none(text)
+    if value is not None and value >= 1:
+        raise ValueError(text)
+    return value
+
+
 def _batch(text: str) -> int:
     value = int(text)
     if not 1 <= value <= MOST_IMAGES:
@@ -198,12 +209,14 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
+    "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "rule": (_one_of("sandwich", "multi-path"), "sandwich or multi-path"),
     "sampling": (_one_of("strict-fair", "fair", "uniform", "params"), "strict-fair, fair, uniform or params"),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
+    "ema": (_decay_or_none, "a number above 0 and below 1, such as 0.999, or none"),
 }
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import ModelSpace
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
@@ -151,7 +151,7 @@ class RunIdentity(Callback):
 
 
 class KeptEpochs(Callback):
-    """Keeps the weights of every epoch, any of which can be scored.
+    """Keeps the last weights of every epoch, no average, any of which can be scored.
 
     Args:
         run: Where they go.
@@ -168,7 +168,14 @@ class KeptEpochs(Callback):
 
 
 def training_evaluator(
-    optimization: Optimization, train: Images, augmentation: Augmentation, val: Images, *, seed: int, run: TrainingRun
+    optimization: Optimization,
+    train: Images,
+    augmentation: Augmentation,
+    val: Images,
+    *,
+    seed: int,
+    run: TrainingRun,
+    ema: float | None = None,
 ) -> Lightning:
     """Return the Lightning evaluator that trains by a recipe; give it to `RetiariiExperiment`.
 
@@ -179,6 +186,7 @@ def training_evaluator(
         val: Validation images.
         seed: Of the order of the images and of the augmentation.
         run: Where checkpoints go, and how.
+        ema: Decay per step of the average of weights that is validated, and kept at the end; None: the last weights.
 
     Raises:
         CheckpointError: The checkpoint to resume from is damaged or was made with other settings.
@@ -205,7 +213,7 @@ def training_evaluator(
         accelerator=run.accelerator,
         devices=1,
         precision=run.precision,
-        callbacks=_callbacks(run, checkpoint),
+        callbacks=_callbacks(run, checkpoint, ema),
         plugins=[AtomicCheckpoints()],
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=False,
@@ -222,8 +230,10 @@ def training_evaluator(
     )
 
 
-def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint) -> list[Callback]:
+def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
     callbacks: list[Callback] = [run.timer, checkpoint, EpochLines(run.write), StepProgress(run.progress)]
+    if ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=ema))
     if run.identity is not None:
         callbacks.append(RunIdentity(run.identity))
     if run.keep_epochs:

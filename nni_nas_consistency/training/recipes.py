@@ -24,6 +24,9 @@ class Optimization:
     The clock of the cosine starts in the epoch in which the warm-up ends, so that it is not quite at its end when the
     training is: factor(e) = ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
 
+    With `decay_epochs`, the rate stays at its peak until that many epochs are left, and falls to 0 in a cosine per
+    step (warm-up, constant, decay): a training of open length can be gone on with, and ended, at any epoch.
+
     Args:
         epochs: Passes over the training images.
         batch_size: Images per batch.
@@ -32,6 +35,7 @@ class Optimization:
         weight_decay: L2 penalty.
         momentum: Of SGD.
         peak_epochs: Epochs at the peak before the clock starts, besides the warm-up.
+        decay_epochs: Length of the decay at the end; 0: the rate stays at its peak; None: the cosine over `epochs`.
     """
 
     epochs: int
@@ -41,17 +45,29 @@ class Optimization:
     weight_decay: float
     momentum: float = 0.9
     peak_epochs: int = 0
+    decay_epochs: int | None = None
 
     def lr_factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step (from 0) as a share of the peak, in [0, 1]."""
         if step < self.warmup_steps:
             return step / self.warmup_steps
+        if self.decay_epochs is not None:
+            return self._decay_factor(step / steps_per_epoch)
         warmup_epochs = self.warmup_steps // steps_per_epoch
         clock = step // steps_per_epoch - warmup_epochs - self.peak_epochs
         return 0.5 * (1 + math.cos(math.pi * min(max(clock, 0) / self.epochs, 1)))
 
+    def _decay_factor(self, epoch: float) -> float:
+        """Return the learning rate of warm-up, constant, decay at a moment, in epochs from 0, after the warm-up."""
+        if not self.decay_epochs:
+            return 1.0
+        done = (epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs
+        return 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
+
     def for_epochs(self, epochs: int) -> Optimization:
-        """Return the same optimization at another length; the warm-up changes in proportion."""
+        """Return the same optimization at another length; the warm-up of a cosine changes in proportion."""
+        if self.decay_epochs is not None:
+            return replace(self, epochs=epochs)
         return replace(self, epochs=epochs, warmup_steps=round(self.warmup_steps * epochs / self.epochs))
 
 
@@ -69,6 +85,8 @@ class Phase:
         distill_from: By the sandwich rule, the epoch, from 0, at which the largest arch becomes the teacher of all
             others; None: never.
         grad_clip: Largest gradient norm, or None.
+        ema: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992), such as 0.999,
+            which takes the place of the last weights when the phase ends; None: the last weights.
     """
 
     optimization: Optimization
@@ -78,6 +96,7 @@ class Phase:
     sampling: Sampling
     distill_from: int | None
     grad_clip: float | None
+    ema: float | None = None
 
     def for_epochs(self, epochs: int) -> Phase:
         """Return the same phase at another length; warm-up and the epoch of the teacher change in proportion."""
@@ -89,7 +108,7 @@ class Phase:
     def settings(self) -> dict[str, float | str | None]:
         """Return everything in which two runs of a phase can differ but the augmentation, as plain JSON values."""
         own = {"n": self.n, "rule": self.rule, "sampling": self.sampling, "distill_from": self.distill_from}
-        return {**asdict(self.optimization), **own, "grad_clip": self.grad_clip}
+        return {**asdict(self.optimization), **own, "grad_clip": self.grad_clip, "ema": self.ema}
 
 
 @dataclass(frozen=True)

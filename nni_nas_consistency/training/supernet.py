@@ -107,7 +107,9 @@ def _train_phase(
     run: TrainingRun,
     stacking: Stacking,
 ) -> None:
-    evaluator = training_evaluator(phase.optimization, train, phase.augmentation, val, seed=seed, run=run)
+    evaluator = training_evaluator(
+        phase.optimization, train, phase.augmentation, val, seed=seed, run=run, ema=phase.ema
+    )
     strategy = SandwichStrategy(
         phase.n,
         rule=phase.rule,
