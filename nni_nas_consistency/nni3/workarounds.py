@@ -216,7 +216,7 @@ def lightning_interrupts() -> Iterator[None]:
     """Raise KeyboardInterrupt on Ctrl-C during a Lightning training, as NNI expects.
 
     Lightning's trainer ends the process with exit code 1 instead. Can go with
-    `test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue` (tests/test_interruptions.py).
+    `test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue` (tests/test_cli.py).
     """
     try:
         yield
