@@ -253,6 +253,19 @@ def test_a_search_does_not_go_on_with_the_journal_of_something_else(tmp_path):
     assert (tmp_path / "out.journal").read_text() == "foreign"
 
 
+@pytest.mark.parametrize("line", ['[1, {"loss": [], "acc": []}]', '[1, {"acc": [0.5]}]', '[12, {"loss": [-1.0]}]'])
+def test_a_search_does_not_go_on_with_scores_that_are_none_of_its_archs(tmp_path, line):
+    def killed(archs):
+        raise Killed
+
+    with pytest.raises(Killed):
+        search_into(tmp_path / "out.json", [], killed)
+    with (tmp_path / "out.journal").open("a") as journal:
+        journal.write(line + "\n")
+    with pytest.raises(FileError, match="out.journal: the scores of segment .* delete its line, and the segment is sc"):
+        search_into(tmp_path / "out.json", [])
+
+
 # standalone
 
 

@@ -202,6 +202,30 @@ def test_a_line_that_is_no_finished_segment_is_named_and_left_alone(tmp_path, li
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("line", "flaw"),
+    [
+        ('[2, {"loss": [1.0], "acc": [0.5]}]', "of segment 2 are {'loss': 1, 'acc': 1}, expected 3 of loss"),
+        ('[2, {"acc": [0.5, 0.5, 0.5]}]', "of segment 2 are {'acc': 3}, expected 3 of loss"),
+        (
+            '[7, {"loss": [1.0], "acc": [0.5]}]',
+            "of segment 7 are {'loss': 1, 'acc': 1}, expected no such segment of loss",
+        ),
+    ],
+)
+@pytest.mark.parametrize("shard", [1, 2])
+def test_segments_that_the_list_does_not_have_are_refused_by_writer_and_merge(tmp_path, line, flaw, shard):
+    """Segments 2 and 7 would be in the first of two shards; the other one meets them when it merges."""
+    out, path = tmp_path / "scores.json", tmp_path / "scores.shard1of2.journal"
+    score_shard(out, 1, 2)
+    kept = [written for written in path.read_text().splitlines() if not written.startswith(line[:2])]
+    path.write_text("".join(f"{written}\n" for written in [*kept, line]))
+    message = f"{path}: the scores {flaw}; delete its line, and the segment is scored again"
+    with pytest.raises(FileError, match=f"^{re.escape(message)}$"):
+        score_shard(out, shard, 2)
+    assert not out.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_arch(tmp_path):
     supernet = tiny_supernet()
     with torch.no_grad():

@@ -31,6 +31,7 @@ from nni_nas_consistency.scoring.journal import (
     Journal,
     SegmentScores,
     check_identity,
+    check_segments,
     present_identity,
     read_journal,
     remove_journal,
@@ -164,6 +165,7 @@ def score_list(
         return Scored(scores, _files(out, scoring.metric))
     _refuse_other_files(out, shard.count, identity)
     with Journal(shard.journal(out), identity) as journal:
+        check_segments(journal.path, journal.segments, _sizes(mine), scoring.metric)
         missing = [(index, names) for index, names in mine if index not in journal.segments]
         with progress(sum(len(names) for _, names in missing), "archs") as advance:
             _score_segments(supernet, archs, missing, scoring, scorer=scorer, journal=journal, progress=advance)
@@ -217,6 +219,7 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
         if written.identity is None or not written.segments:
             return False
         check_identity(path, written.identity, identity)
+        check_segments(path, written.segments, _sizes(segments), cast("Metric", identity["metric"]))
         done |= written.segments
     if len(done) < len(segments):
         return False
@@ -273,6 +276,10 @@ def _score_file(
 ) -> ScoreFile:
     scores = _by_name(segments, done, cast("Metric", identity["metric"]))
     return ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, identity)
+
+
+def _sizes(segments: Segments) -> dict[int, int]:
+    return {index: len(names) for index, names in segments}
 
 
 def _by_name(segments: Segments, done: Mapping[int, SegmentScores], metric: Metric) -> dict[str, float]:

@@ -153,6 +153,27 @@ def check_identity(path: Path, written: Mapping[str, Json], wanted: Mapping[str,
         )
 
 
+def check_segments(path: Path, segments: Mapping[int, SegmentScores], sizes: Mapping[int, int], metric: Metric) -> None:
+    """See that the segments of a journal are segments of a list, with a score of every arch.
+
+    Args:
+        path: The journal.
+        segments: The scores of each finished segment.
+        sizes: The number of archs of each segment of the list.
+        metric: The metric that is needed.
+
+    Raises:
+        FileError: There is no such segment in the list, or the scores are of another metric or number of archs.
+    """
+    for index, scores in segments.items():
+        found = {name: len(numbers) for name, numbers in scores.items()}
+        if index not in sizes or found.get(metric) != sizes[index]:
+            raise FileError(
+                f"{path}: the scores of segment {index} are {found}, expected {sizes.get(index, 'no such segment')} of "
+                f"{metric}; delete its line, and the segment is scored again"
+            )
+
+
 def _parsed(content: bytes, path: Path) -> Written:
     entries, length = _whole_entries(content)
     if not entries and _is_torn_head(content):

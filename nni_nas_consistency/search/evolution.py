@@ -18,7 +18,7 @@ from nni_nas_consistency.files.score_files import ScoreFile, journal_beside, rea
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.scoring.arch_list import fingerprints
-from nni_nas_consistency.scoring.journal import Journal, remove_journal
+from nni_nas_consistency.scoring.journal import Journal, check_segments, remove_journal
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import METRICS, Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
@@ -73,6 +73,7 @@ def evolve(
         remove_journal(journal_path, identity)
         return best
     with Journal(journal_path, identity) as journal:
+        check_segments(journal_path, journal.segments, dict.fromkeys(range(trials), 1), scoring.metric)
         scores = _search(supernet, scoring, journal, trials=trials, population=population, seed=seed, progress=progress)
     write_scores(out, ScoreFile(scores, {**identity, **provenance}))
     journal_path.unlink()
