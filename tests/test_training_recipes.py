@@ -1,0 +1,99 @@
+"""Schedules and averaged weights of training recipes."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from command import run
+from helpers import keep_nni_in
+from safetensors.torch import load_file
+
+from nni_nas_consistency import jobs
+from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
+from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
+
+STEPS = 10
+OPEN = Optimization(epochs=8, batch_size=32, lr=0.4, warmup_steps=5, weight_decay=0.0, decay_epochs=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nni_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        keep_nni_in(tmp_path_factory.mktemp("home"), patch)
+        yield
+
+
+def test_warm_up_constant_decay_is_constant_until_the_decay_and_ends_at_0():
+    factors = [OPEN.lr_factor(step, STEPS) for step in range(80)]
+    assert factors[:5] == [0, 0.2, 0.4, 0.6, 0.8]
+    assert set(factors[5:61]) == {1.0}
+    assert factors[70] == pytest.approx(0.5)
+    assert factors[79] == pytest.approx(0.5 * (1 - 0.99692), abs=1e-5)
+
+
+def test_a_constant_rate_does_not_depend_on_the_length():
+    constant = replace(OPEN, decay_epochs=0)
+    assert constant.for_epochs(80) == replace(constant, epochs=80)
+    assert {constant.lr_factor(step, STEPS) for step in range(5, 80)} == {1.0}
+
+
+def short_run(out, ema):
+    """Return a training of four epochs of one step each."""
+    phase = EMBEDDED.phases[0]
+    optimization = replace(phase.optimization, epochs=4, warmup_steps=1, decay_epochs=0)
+    recipe = replace(EMBEDDED, phases=(replace(phase, n=3, optimization=optimization, ema=ema),))
+    few = {"train_images": 32, "val_images": 20, "device": "cpu", "keep_epochs": True}
+    return jobs.TrainJob(EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data, recipe, out, **few)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged")
+    jobs.train(short_run(folder, 0.7))
+    return folder
+
+
+def test_the_supernet_of_an_averaging_recipe_holds_the_moving_average_of_its_steps(averaged):
+    steps = [load_file(path) for path in sorted((averaged / "epochs").iterdir())]
+    average = steps[0]
+    for weights in steps[1:]:
+        average = {name: 0.7 * average[name] + 0.3 * tensor for name, tensor in weights.items()}
+    supernet = load_file(averaged / "supernet.safetensors")
+    floating = [name for name, tensor in supernet.items() if tensor.is_floating_point()]
+    assert floating
+    for name in floating:
+        torch.testing.assert_close(supernet[name], average[name], rtol=1e-5, atol=1e-6)
+    assert not all(torch.equal(supernet[name], steps[-1][name]) for name in floating)
+
+
+def test_an_average_goes_on_where_a_killed_run_left_it(averaged, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(line):
+        if line.startswith("epoch 3/"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        jobs.train(short_run(tmp_path, 0.7), write=kill)
+    jobs.train(short_run(tmp_path, 0.7))
+    expected = load_file(averaged / "supernet.safetensors")
+    got = load_file(tmp_path / "supernet.safetensors")
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+
+
+def test_an_average_leaves_the_training_itself_alone(averaged, tmp_path):
+    jobs.train(short_run(tmp_path, None))
+    for path in sorted((averaged / "epochs").iterdir()):
+        plain = load_file(tmp_path / "epochs" / path.name)
+        assert all(torch.equal(plain[name], tensor) for name, tensor in load_file(path).items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"), [("ema=1", "below 1"), ("ema=x", "0.999"), ("decay_epochs=-1", "none")]
+)
+def test_settings_of_average_and_decay_are_checked(setting, allowed, tmp_path, capsys):
+    assert run("train", "--space", "digits", "--set", setting, "--out", tmp_path / "run", code=2) is not None
+    assert allowed in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
