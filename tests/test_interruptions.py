@@ -106,7 +106,7 @@ def test_sampling_ends_at_once_and_says_that_nothing_was_written(tmp_path):
 def test_scoring_ends_at_once_and_says_what_is_kept(folder):
     out = folder / "scores.json"
     words = ("score", "--checkpoint", folder / "supernet.safetensors", "--archs", folder / "list.json", "--out", out)
-    words = (*words, "--scorer", "plain", "--batch-size", 32, "--orders", 5)
+    words = (*words, "--scorer", "plain", "--batch-size", 32)
     ended, shown = ended_on_a_terminal(words, "[4-9]/20", signal.SIGINT)  # a segment has three archs
     assert ended == 130
     kept = f"the archs that are scored are kept in {folder / 'scores.journal'}: give the same command again to go on"
