@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
-from nni_nas_consistency.files.doors import check_output
+from nni_nas_consistency.files.doors import check_output, check_output_folder
 from nni_nas_consistency.files.progress import ShowProgress, silent
-from nni_nas_consistency.files.run_folder import identity_of, open_run
+from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
 from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.systems import DataSet, System
@@ -104,6 +104,9 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
+    job.data.check_root(job.data_root, download=job.download)
+    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+
     with _importing():
         import torch
 
@@ -115,6 +118,8 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     images = job.data.images(job.data_root, train=True, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download)
     images = images if job.train_images is None else images.first(job.train_images)
+    for phase in job.recipe.phases:
+        phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
     val = test.first(min(job.val_images, len(test)))
@@ -134,6 +139,9 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         if path.is_file():
             write(f"{path}: is trained already, with these settings; --overwrite trains it again")
             return path
+        check_output(path)
+        for name in ("checkpoints", "metrics"):
+            check_output_folder(job.out / name)
         run = TrainingRun(
             job.out,
             resume=True,
@@ -253,8 +261,11 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         InputError: The list, the checkpoint, the data or the score file cannot be used.
         RuntimeError: A score is not finite.
     """
-    for path in (job.out, *(beside(job.out, what) for what in ("submission", "loss", "acc"))):
-        check_output(path, [checkpoint_path(job.checkpoint), job.archs])
+    inputs = [checkpoint_path(job.checkpoint), job.archs]
+    check_output(job.out, inputs)
+    for what in ("submission", "loss", "acc"):
+        check_output(beside(job.out, what), inputs)
+    job.data.check_root(job.data_root, download=job.download)
     archs = first_archs(job.archs, job.system, job.limit)
 
     with _importing():
@@ -412,6 +423,9 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
     Raises:
         InputError: The list, the data or the folder cannot be used.
     """
+    job.system.check_network()
+    job.data.check_root(job.data_root, download=job.download)
+    check_run_folder(job.out, overwrite=job.overwrite)
     archs = first_archs(job.archs, job.system, job.limit)
 
     with _importing():
@@ -479,6 +493,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
         KeyboardInterrupt: The search was interrupted.
     """
     check_output(job.out, [checkpoint_path(job.checkpoint)])
+    job.data.check_root(job.data_root, download=job.download)
 
     with _importing():
         from nni_nas_consistency.scoring.images import image_scoring

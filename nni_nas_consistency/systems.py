@@ -73,14 +73,30 @@ class DataSet:
         if n is not None and not 1 <= n <= most:
             raise DataError(f"{option} {n}: {self.name} has {most} {which} images; choose 1 to {most}")
 
+    def check_root(self, root: Path | None, *, download: bool = False) -> None:
+        """See that there is a folder which may hold the data set; what it holds is not looked at.
+
+        Raises:
+            InputError: The data set needs a folder and none is given, or is not there.
+        """
+        if not self.needs_root:
+            return
+        if root is None:
+            raise InputError(f"{self.name} needs --data-root, the folder that holds it; --download fetches it there")
+        try:
+            is_folder = root.expanduser().is_dir()
+        except (OSError, RuntimeError) as error:  # a name that is too long; ~somebody who is not known here
+            raise DataError(f"--data-root {root}: {error}; name the folder that holds {self.name}") from error
+        if not is_folder and not download:
+            raise DataError(f"--data-root {root}: is no folder; name the one that holds {self.name}, or --download it")
+
     def images(self, root: Path | None, *, train: bool, download: bool = False) -> Images:
         """Return the training or the test images.
 
         Raises:
             InputError: The data set needs a folder and none is given, or is not there.
         """
-        if self.needs_root and root is None:
-            raise InputError(f"{self.name} needs --data-root, the folder that holds it; --download fetches it there")
+        self.check_root(root, download=download)
         return self.load(root, train=train, download=download)
 
 
@@ -153,9 +169,18 @@ class System:
         Raises:
             InputError: There is no network yet.
         """
+        self.check_network()
+        assert self.make is not None
+        return self.make(shape, standalone=standalone)
+
+    def check_network(self) -> None:
+        """See that archs can be trained and scored.
+
+        Raises:
+            InputError: There is no network yet.
+        """
         if self.make is None:
             raise InputError(f"space {self.space} has no network yet: its lists can be checked, sampled and ranked")
-        return self.make(shape, standalone=standalone)
 
 
 def _resnet20(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:

@@ -163,16 +163,6 @@ def test_settings_that_are_no_settings_are_one_line(finished, tmp_path, text):
     assert "settings.json: " in run(*SHORT_TRAINING, "--out", folder, code=2).error
 
 
-def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    assert "cannot be made" in run(*SHORT_TRAINING, "--out", tmp_path / "file", code=2).error
-
-
-def test_resume_needs_a_run(tmp_path):
-    assert "there is no run to resume" in run(*SHORT_TRAINING, "--out", tmp_path, "--resume", code=2).error
-    assert not files_in(tmp_path)
-
-
 def test_a_run_that_failed_at_once_binds_nobody_unless_it_is_resumed(tmp_path):
     with open_run(tmp_path, {"seed": 0}, made_here=["weights"]):
         pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import sys
 import tempfile
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # Python's last garbage collections took a second, with torch and NNI
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     try:
         with sigterm_raises():
             code = app(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)
@@ -90,8 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Return typer's message as one line that names the help text."""
+    """Return typer's message with the value that it is about, and the help text."""
+    from pydantic import ValidationError  # typer's, loaded only where there is a bad value
+
     message = error.format_message().replace("Value error, ", "").rstrip(".")
+    if isinstance(error.__cause__, ValidationError):
+        value = repr(error.__cause__.errors()[0]["input"])
+        if value not in message:
+            message += f", not {value if len(value) <= 60 else value[:60] + '…'}"
     context = getattr(error, "ctx", None)
     return f"{message}; see {'nni-consistency' if context is None else context.command_path} --help"
 

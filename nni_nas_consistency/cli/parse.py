@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.files.checkpoint_header import CheckpointHeader, read_checkpoint_header
+from nni_nas_consistency.errors import CheckpointError, InputError
+from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
-from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object
+from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Phase, Recipe
 
@@ -43,12 +43,10 @@ def system_and_data(
         CheckpointError: The checkpoint cannot be read.
         InputError: The checkpoint was trained for a different space or on different images than those that are named.
     """
-    header = None if checkpoint is None else read_checkpoint_header(checkpoint)
-    system = _system(space, data, header, recipe)
-    trained = None if header is None else system_of_checkpoint(header.space)
+    trained, of_checkpoint = (None, None) if checkpoint is None else _trained_for(checkpoint)
+    system = _system(space, data, trained, recipe)
     if trained not in (system, None):
         raise InputError(f"{checkpoint}: was trained for space {trained.space}, not {system.space}; leave --space out")
-    of_checkpoint = None if header is None else _named(DATA_SETS, header.about.get("data"))
     chosen = _named(DATA_SETS, data) or of_checkpoint or system.data
     if of_checkpoint is not None and of_checkpoint.shape != chosen.shape:
         raise InputError(
@@ -58,12 +56,36 @@ def system_and_data(
     return system, chosen
 
 
-def _system(space: str | None, data: str | None, header: CheckpointHeader | None, recipe: str | None) -> System:
+def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
+    """Return the system of a checkpoint, and its data set if it is one of ours.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or its space or data set has no word.
+    """
+    header = read_checkpoint_header(checkpoint)
+    system = system_of_checkpoint(header.space)
+    if system is None:
+        arguments = ", ".join(f"{name} {value!r}" for name, value in header.space.items())
+        raise CheckpointError(
+            f"{checkpoint}: was trained for a different space than {_words(SYSTEMS)}: {arguments}; load it in Python, "
+            "into the space that it was trained with"
+        )
+    data = header.about.get("data")
+    if data is not None and not isinstance(data, str):
+        raise CheckpointError(f"{checkpoint}: 'data' of its metadata is {data!r}; expected a name such as cifar100")
+    return system, _named(DATA_SETS, data)
+
+
+def _words(systems: Sequence[System]) -> str:
+    return ", ".join(system.space for system in systems)
+
+
+def _system(space: str | None, data: str | None, trained: System | None, recipe: str | None) -> System:
     for system in SYSTEMS:
         if space == system.space:
             return system
-    if header is not None:
-        return system_of_checkpoint(header.space) or CVPR2021
+    if trained is not None:
+        return trained
     for system in SYSTEMS:
         if data is None and recipe in [own.name for own in system.recipes]:
             return system
@@ -92,6 +114,8 @@ def _space_of_scores(scores: Path) -> str | None:
         if document.get("format") != SCORE_FORMAT:
             return None
         space = object_of(document.get("provenance"), "provenance").get("space")
+        if space not in (None, *(system.space for system in SYSTEMS)):
+            raise ValueError(f"holds scores of space {shown(space)}; known are {_words(SYSTEMS)}")
     return None if space is None else str(space)
 
 
@@ -111,8 +135,7 @@ def recipe_of(
     Raises:
         InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
     """
-    if word is None and not system.recipes:
-        raise InputError(f"space {system.space} has no recipe and no network yet: its lists can be checked and ranked")
+    system.check_network()
     recipe = system.recipes[0] if word is None else _named(RECIPES, word)
     assert recipe is not None
     channels = data.shape[1]
@@ -140,9 +163,14 @@ def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
             phase = replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
         else:
             allowed = ", ".join([*OPTIMIZATION_READERS, *PHASE_READERS, "init"])
-            raise InputError(f"--set {change}: there is no setting {name!r}; give NAME=VALUE of {allowed}")
+            raise InputError(f"--set {_cut(change)}: there is no setting {_cut(name)!r}; give NAME=VALUE of {allowed}")
     if phase.rule == "multi-path" and phase.distill_from is not None:
         raise InputError("rule=multi-path has no teacher to distill from; add --set distill_from=never")
+    if phase.rule == "sandwich" and phase.n < 2:
+        raise InputError(
+            f"n is {phase.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
+            "larger --n, or --set rule=multi-path"
+        )
     return phase
 
 
@@ -150,7 +178,11 @@ def _read(change: str, name: str, text: str, read: Callable[[str], Value], allow
     try:
         return read(text)
     except (KeyError, ValueError) as error:
-        raise InputError(f"--set {change}: {name} is {allowed}, not {text!r}") from error
+        raise InputError(f"--set {_cut(change)}: {name} is {allowed}, not {_cut(text)!r}") from error
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _number(text: str) -> float:

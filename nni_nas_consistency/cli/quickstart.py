@@ -27,6 +27,8 @@ from nni_nas_consistency.cli.console import (
     saying_what_is_kept,
 )
 from nni_nas_consistency.cli.options import EpochsOption, OutFolder, SeedOption
+from nni_nas_consistency.cli.rank import REPORT_FILES
+from nni_nas_consistency.files.doors import check_output_folder
 from nni_nas_consistency.files.provenance import provenance
 from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
 from nni_nas_consistency.training.recipes import Recipe
@@ -44,6 +46,7 @@ def quickstart(
     """Train, score, rank and report on the embedded benchmark: about two minutes on two cores."""
     recipe = parse.recipe_of(None, EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data, epochs, None, [])
     made_by = provenance(command_line(context))
+    check_output_folder(out, ("scores.json", *REPORT_FILES))
     with saying_what_is_kept(lambda: _kept(out)):
         report = _train_score_rank(out, recipe, seed, made_by)
 

@@ -18,6 +18,8 @@ from nni_nas_consistency.cli.parse import SpaceWord
 from nni_nas_consistency.files.doors import check_output_folder
 from nni_nas_consistency.files.provenance import provenance
 
+REPORT_FILES = ("report.html", "report.json", "scatter.png", "ranks.png")
+
 
 def rank(
     context: typer.Context,
@@ -52,7 +54,7 @@ def rank(
         provenance=provenance(command_line(context)),
     )
     if report is not None:
-        check_output_folder(report)
+        check_output_folder(report, REPORT_FILES)
     with saying_what_is_kept(lambda: "nothing was written: give the same command again"):
         result = jobs.rank(job, progress=progress)
 

@@ -19,6 +19,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_text_atomically(path: FilePath, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all; line ends are kept as they are.
 
+    A byte of a file name that is not UTF-8, which Python has as half a character, is written as its escape code.
+
     Args:
         path: Where to, in a folder that exists; a symbolic link is followed, an older file replaced.
         text: What to write.
@@ -26,7 +28,7 @@ def write_text_atomically(path: FilePath, text: str) -> None:
     Raises:
         FileError: The folder is missing, `path` is a folder or a device, or the system refuses to write.
     """
-    write_bytes_atomically(path, text.encode("utf-8"))
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes_atomically(path: FilePath, content: bytes) -> None:

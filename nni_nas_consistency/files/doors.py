@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,20 +49,24 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise FileError(f"{path}: is {_kind(mode)}; name a file to write")
     if not folder_is_there:
         raise FileError(f"{path}: there is no folder {path.parent}; make it, or choose another --out")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise FileError(f"{path}: the folder {path.parent} cannot be written; choose another --out")
     if len(os.fsencode(path.name)) > 200:  # the files beside it have longer names
         raise FileError(f"{path}: the name is too long; choose another --out")
     for other in inputs:
         if mode is not None and other.exists() and other.samefile(path):
             raise FileError(f"{path}: is an input of this job, which would be overwritten; choose another --out")
+    _check_can_write(path, Path(os.path.realpath(path)).parent)
 
 
-def check_output_folder(path: Path) -> None:
+def check_output_folder(path: Path, names: Iterable[str] = ()) -> None:
     """See that files can be written into a folder, which is made later if it is missing.
 
+    Args:
+        path: The folder.
+        names: The files to write.
+
     Raises:
-        FileError: It is something else or cannot be written, or it is missing and cannot be made.
+        FileError: It is something else or cannot be written, or it is missing and cannot be made; or something that is
+            no file is in the place of one.
     """
     try:
         there = next(folder for folder in (path, *path.absolute().parents) if folder.exists() or folder.is_symlink())
@@ -69,9 +74,11 @@ def check_output_folder(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: cannot be made ({_reason(error)}); choose another folder") from error
     if not is_folder:
-        raise FileError(f"{there}: is no folder; choose another one")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise FileError(f"{there}: cannot be written; choose another folder")
+        raise FileError(f"{path}: {'' if there == path else f'{there} '}is no folder; choose another one")
+    _check_can_write(path, there)
+    for name in names:
+        if os.path.lexists(path / name):
+            check_output(path / name)
 
 
 def make_folder(path: Path) -> None:
@@ -85,6 +92,18 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"{path}: cannot be made ({_reason(error)}); choose another folder") from error
+
+
+def _check_can_write(path: Path, folder: Path) -> None:
+    """Make a file in a folder and delete it: permissions alone do not tell, on /proc or on a full disk."""
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        probe.unlink()
+    except OSError as error:
+        raise FileError(
+            f"{path}: nothing can be written into {folder} ({_reason(error)}); choose another folder"
+        ) from error
 
 
 def _kind(mode: int) -> str:

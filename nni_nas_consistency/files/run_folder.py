@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nni_nas_consistency.errors import FileError, InputError
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.atomic import remove_leftovers, write_text_atomically
+from nni_nas_consistency.files.doors import check_output_folder, make_folder
 from nni_nas_consistency.files.locks import locked
 from nni_nas_consistency.files.strict_json import Json, file_errors, json_value, read_object
 
@@ -43,29 +45,53 @@ def open_run(
         InputError: The folder holds a run of other settings, or none although `resume` asks for one.
         FileError: Another process trains in the folder, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    check_run_folder(folder, resume=resume, overwrite=overwrite)
+    kept = made_here if results is None else results
+    if not overwrite:  # before anything is made, so that a run that is refused leaves nothing
+        _goes_on(folder, settings, made_here, kept, resume)
+    make_folder(folder)
     with locked(folder / "lock", f"{folder}: another process works here; wait for it, or choose another --out"):
         if overwrite:
             _delete(folder, made_here)
         for place in [folder, *_folders(folder, made_here)]:
             remove_leftovers(place)
-        before = _settings_of(folder)
-        if before is None and resume:
-            raise InputError(f"{folder}: there is no run to resume; start without --resume")
-        if before is not None and not _made(folder, made_here if results is None else results):
-            if resume:
-                _check_same(folder, before, settings)
+        if not _goes_on(folder, settings, made_here, kept, resume):
             _delete(folder, made_here)
-            before = None
-        if before is None:
-            _refuse_foreign(folder, made_here)
             write_text_atomically(folder / "settings.json", json.dumps(dict(settings), indent=1) + "\n")
-        else:
-            _check_same(folder, before, settings)
         yield
+
+
+def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """See that a run can be kept in a folder, and that there is one to resume; the settings are not looked at.
+
+    Args:
+        folder: The folder of the run.
+        resume: Whether there must be a run to go on with.
+        overwrite: Whether what such a run wrote is deleted first.
+
+    Raises:
+        InputError: There is no run to resume, or it would be deleted.
+        FileError: The folder cannot be made or written.
+    """
+    check_output_folder(folder)
+    if resume and overwrite:
+        raise InputError(f"{folder}: --overwrite would delete the run that --resume asks for; give one of them")
+    if resume and not os.path.lexists(folder / "settings.json"):
+        raise InputError(f"{folder}: there is no run to resume; start without --resume")
+
+
+def _goes_on(
+    folder: Path, settings: Mapping[str, Json], made_here: Sequence[str], results: Sequence[str], resume: bool
+) -> bool:
+    """Return whether the folder holds this run, to go on with; raise `InputError` if it holds another one."""
+    before = _settings_of(folder)
+    if before is None:
+        _refuse_foreign(folder, made_here)
+        return False
+    goes_on = bool(_made(folder, results))
+    if goes_on or resume:
+        _check_same(folder, before, settings)
+    return goes_on
 
 
 def identity_of(settings: Mapping[str, Json]) -> str:
@@ -75,7 +101,7 @@ def identity_of(settings: Mapping[str, Json]) -> str:
 
 def _settings_of(folder: Path) -> dict[str, Json] | None:
     path = folder / "settings.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     with file_errors(path):
         return {name: json_value(value, name) for name, value in read_object(path).items()}

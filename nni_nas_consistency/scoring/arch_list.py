@@ -190,7 +190,7 @@ def _score_segments(
     score: Scorer = score_prefixes if scorer == "prefix" else score_one_by_one
     todo = [[archs[name] for name in names] for _, names in segments]
     for (index, names), scores in zip(segments, score(supernet, todo, scoring, progress=progress), strict=True):
-        _check_finite(names, scores)
+        check_finite(names, scores)
         journal.add(index, {metric: [score.of(metric) for score in scores] for metric in METRICS})
 
 
@@ -336,7 +336,12 @@ def _tensors(batches: Iterable[tuple[Tensor, Tensor]], advance: Progress) -> Ite
         advance(1)
 
 
-def _check_finite(names: Sequence[str], scores: Sequence[Score]) -> None:
+def check_finite(names: Sequence[str], scores: Sequence[Score]) -> None:
+    """See that all scores are finite.
+
+    Raises:
+        RuntimeError: One is not: the supernet has diverged.
+    """
     for name, score in zip(names, scores, strict=True):
         if not math.isfinite(score.loss):  # the accuracy always is
             raise RuntimeError(

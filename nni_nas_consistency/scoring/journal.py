@@ -255,8 +255,8 @@ def _no_journal(path: Path) -> FileError:
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """Refuse a pipe, which would be waited for, or a device; a folder cannot be opened anyway."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    """Refuse a pipe, which would be waited for, a device or a link to nothing; a folder cannot be opened anyway."""
+    if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
         raise _no_journal(path)
 
 

@@ -17,7 +17,7 @@ from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.score_files import ScoreFile, journal_beside, read_scores, write_scores
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import run_in_process
-from nni_nas_consistency.scoring.arch_list import fingerprints
+from nni_nas_consistency.scoring.arch_list import check_finite, fingerprints
 from nni_nas_consistency.scoring.journal import Journal, check_segments, remove_journal
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import METRICS, Scoring
@@ -112,6 +112,7 @@ def _search(
         index = next(evaluated)
         if index not in journal.segments:
             score = score_network(subnet, scoring)
+            check_finite([f"arch{index + 1}"], [score])
             journal.add(index, {metric: [score.of(metric)] for metric in METRICS})
         nni.report_final_result(journal.segments[index][scoring.metric][0])
         progress(1)

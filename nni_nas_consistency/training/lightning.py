@@ -17,7 +17,6 @@ from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
@@ -196,12 +195,7 @@ def training_evaluator(
     if resume:
         check_checkpoint(run.last_checkpoint, run.identity)
     batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
-    steps = optimization.epochs * len(batches)
-    if 0 < steps <= optimization.warmup_steps:
-        raise InputError(
-            f"a warm-up of {optimization.warmup_steps} steps is not shorter than the training of {steps} steps: hardly "
-            "anything would be learnt; train for more epochs, on more images, or --set warmup_steps=0"
-        )
+    optimization.check_warm_up(len(train))
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
         run.last_checkpoint.parent,
         run.last_checkpoint.stem,

@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation
 
 Rule = Literal["sandwich", "multi-path"]
@@ -63,6 +64,22 @@ class Optimization:
             return 1.0
         done = (epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs
         return 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
+
+    def check_warm_up(self, images: int) -> None:
+        """See that the warm-up is shorter than the training.
+
+        Args:
+            images: Number of training images.
+
+        Raises:
+            InputError: It is not.
+        """
+        steps = self.epochs * math.ceil(images / self.batch_size)
+        if 0 < steps <= self.warmup_steps:
+            raise InputError(
+                f"a warm-up of {self.warmup_steps} steps is not shorter than the training of {steps} steps: hardly "
+                "anything would be learnt; train for more epochs, on more images, or --set warmup_steps=0"
+            )
 
     def for_epochs(self, epochs: int) -> Optimization:
         """Return the same optimization at another length; the warm-up of a cosine changes in proportion."""
