@@ -17,9 +17,8 @@ def reported(total, what):
     def advance(more):
         nonlocal done
         done += more
-        if what != "archs":  # images are made ready first
-            return
-        if int(20 * done / total + 1e-6) > int(20 * (done - more) / total + 1e-6):  # some 20 reports per trial
+        is_twentieth = int(20 * done / total + 1e-6) > int(20 * (done - more) / total + 1e-6)
+        if is_twentieth and what == "archs":  # images are made ready before
             nni.report_intermediate_result(round(done))
 
     yield advance
