@@ -17,8 +17,9 @@ def reported(total, what):
     def advance(more):
         nonlocal done
         done += more
-        is_twentieth = int(20 * done / total + 1e-6) > int(20 * (done - more) / total + 1e-6)
-        if is_twentieth and what == "archs":  # images are made ready before
+        if what == "archs" and int(20 * done / total + 1e-6) > int(
+            20 * (done - more) / total + 1e-6
+        ):  # some 20 reports
             nni.report_intermediate_result(round(done))
 
     yield advance
