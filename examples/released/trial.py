@@ -16,10 +16,8 @@ def reported(total, what):
 
     def advance(more):
         nonlocal done
-        done += more
-        if what == "archs" and int(20 * done / total + 1e-6) > int(
-            20 * (done - more) / total + 1e-6
-        ):  # some 20 reports
+        before, done = int(20 * done / total + 1e-6), done + more
+        if what == "archs" and int(20 * done / total + 1e-6) > before:  # some 20 reports per trial
             nni.report_intermediate_result(round(done))
 
     yield advance
