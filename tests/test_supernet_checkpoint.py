@@ -171,7 +171,7 @@ def test_no_flipped_bit_in_the_header_changes_what_is_loaded(tmp_path):
     content, weights = path.read_bytes(), tiny_supernet(seed=1).state_dict()
     end = min(first for first, _ in layout(content)[2].values())
     harmless = 0
-    for byte in range(0, end, 7):
+    for byte in range(0, end, 31):
         path.write_bytes(flipped(content, byte, byte % 8))
         try:
             assert load_supernet(path, supernet) == ABOUT
@@ -349,6 +349,7 @@ BAD_FILES = {
     "a tensor that is none": (tensor([]), "tensor a is a list; expected an object in braces; copy or train it again"),
     "a tensor without a type": (tensor({"shape": []}), "tensor a lacks the field 'dtype'; required are dtype, shape"),
     "a type that is none": (tensor({**TENSOR, "dtype": 32}), "dtype of tensor a is 32; expected a name such as F32"),
+    "a type in two lines": (tensor({**TENSOR, "dtype": "F\n"}), r'dtype of tensor a is "F\n"; expected a name such as'),
     "a negative size": (tensor({**TENSOR, "shape": [2, -1]}), "shape of tensor a is no list of sizes; copy or train"),
 }
 

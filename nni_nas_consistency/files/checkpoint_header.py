@@ -167,7 +167,7 @@ def _sha256(metadata: Mapping[str, object]) -> str | None:
 def _tensor(value: object, what: str) -> TensorHeader:
     """Return what the header says of a tensor; its offsets are checked by safetensors, when the tensors are read."""
     dtype, shape, _ = fields_of(object_of(value, what), what, ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str):
+    if not isinstance(dtype, str) or not re.fullmatch("[A-Z0-9_]+", dtype):
         raise ValueError(f"dtype of {what} is {shown(dtype)}; expected a name such as F32")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"shape of {what} is no list of sizes")
