@@ -58,6 +58,29 @@ def test_check_counts_the_archs(folder):
     assert run("archs", "check", "--space", "digits", folder / "list.json").out == "5 archs, 5 valid, 5 distinct\n"
 
 
+def test_sample_prints_what_it_wrote_and_replaces_other_lists_on_request_only(tmp_path):
+    out = tmp_path / "list.json"
+    words = ("archs", "sample", "--space", "digits", "--out", out, "--count")
+    printed = f"{out}: 3 archs of space digits, drawn with seed 0\n"
+    assert run(*words, 3).out == printed
+    before = out.read_bytes()
+    assert len(read_released(out, DIGITS_CODEC)) == 3
+    assert run(*words, 3).out == printed
+    for other in ((4,), (3, "--seed", 1)):
+        assert "holds something else than this list; choose another --out" in run(*words, *other, code=2).error
+        assert out.read_bytes() == before
+    run(*words, 4, "--overwrite")
+    assert len(read_released(out, DIGITS_CODEC)) == 4
+
+
+def test_a_report_goes_into_a_folder_that_can_be_made(folder, tmp_path):
+    (tmp_path / "file").touch()
+    for report in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = run(*ranking(folder), "--report", report, code=2)
+        assert str(report) in done.error and "is no folder; choose another one" in done.error and done.out == ""
+    assert "cannot be made" in run(*ranking(folder), "--report", tmp_path / ("x" * 300), code=2).error
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -180,7 +203,10 @@ def test_rank_prints_the_three_correlations_with_baselines_and_writes_a_report(f
     done = run(*words, "--report", tmp_path / "report")
     for word in ("kendall", "pearson", "spearman", "params", "MACs"):
         assert word in done.out
-    assert (tmp_path / "report" / "report.html").is_file()
+    settings = json.loads((tmp_path / "report" / "report.json").read_text())["settings"]
+    assert settings == read_scores(folder / "scores.json", DIGITS_CODEC).provenance
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert settings["scored_images"] in page and settings["weights"] in page and "batch_size" in page
     shown = json.loads(run(*words, "--json").out)
     assert shown["scores"]["n"] == 5 and set(shown) == {"scores", "params", "MACs"}
     assert f"{shown['scores']['kendall']['value']:.4f}" in done.out
@@ -327,7 +353,11 @@ for words in (
     ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--shard", "3/2"],
     ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--space", "digits"],
     ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--data", "digits"],
+    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--images", "10001"],
     ["rank", "missing.json", reference],
+    ["rank", reference, "missing.json", "--space", "digits"],
+    ["rank", reference, reference, "--resamples", "1000000"],
+    ["archs", "sample", "--count", "1000000", "--out", "list.json"],
     ["archs", "check", "missing.json"],
 ):
     assert main(words) == 2, words
@@ -346,7 +376,7 @@ def test_help_bad_words_and_rankings_load_neither_torch_nor_nni(tmp_path):
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS)
     errors = done.stderr.splitlines()
-    assert len(errors) == 12 and all(line.startswith("error: ") for line in errors), errors
+    assert len(errors) == 16 and all(line.startswith("error: ") for line in errors), errors
 
 
 def test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue(tmp_path):

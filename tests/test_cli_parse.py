@@ -1,13 +1,16 @@
-"""The words of the command line: which system, data set, recipe and shard they mean."""
+"""The words of the command line: which system, data set, recipe and shard they mean; the bounds of counts."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 
+from nni_nas_consistency.cli.main import app, main
 from nni_nas_consistency.cli.parse import DataWord, RecipeWord, SpaceWord, recipe_of, shard_of, system_and_data
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import DataError, InputError
 from nni_nas_consistency.systems import (
     CIFAR10,
     CIFAR100,
@@ -171,3 +174,65 @@ def test_a_shard_is_one_of_several_parts_or_the_whole_list():
 def test_a_shard_that_does_not_exist_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         shard_of(text)
+
+
+# counts
+
+
+def counts():
+    """Yield the words of each verb, each option of it that is a whole number, and its help text."""
+
+    def of(command, words):
+        for name, verb in getattr(command, "commands", {}).items():
+            yield from of(verb, (*words, name))
+        for parameter in command.params:
+            if parameter.type_descriptor.annotation is int:
+                yield words, parameter.opts[0], parameter.help
+
+    return list(of(typer.main.get_command(app), ()))
+
+
+OF_THE_DATA = ("--images", "--train-images", "--val-images")
+BOUNDED = [case for case in counts() if case[1] not in OF_THE_DATA]
+
+
+@pytest.mark.parametrize(("words", "option", "help_text"), BOUNDED, ids=lambda value: str(value)[:40])
+def test_every_count_has_a_bound_and_its_reason_in_the_help_text_and_in_the_error(words, option, help_text, capsys):
+    bound, reason = re.fullmatch(r".* At most ([\d,]+): (.+)\.", help_text).groups()
+    most = int(bound.replace(",", ""))
+    for beyond in (most + 1, 10**4000):
+        assert main([*words, option, str(beyond)]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert option in error and f"less than or equal to {most}" in error and str(beyond)[:10] in error
+        assert reason in error and error.endswith(" --help") and len(error) < 300
+    assert main([*words, option, "-1"]) == 2
+    assert option in capsys.readouterr().err
+
+
+def test_there_are_counts_to_bound():
+    assert len(BOUNDED) >= 17 and {option for _, option, _ in counts()} > set(OF_THE_DATA)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("score --checkpoint resnet20-cifar100 --archs x --images 10001", "cifar100 has 10000 test images"),
+        ("search --checkpoint resnet20-cifar100 --images 10001", "cifar100 has 10000 test images"),
+        ("train --data digits --train-images 1201", "digits has 1200 training images; choose 1 to 1200"),
+        ("train --data digits --val-images 598", "digits has 597 test images; choose 1 to 597"),
+    ],
+)
+def test_more_images_than_there_are_are_refused(words, error, capsys):
+    assert main(words.split()) == 2
+    option, count = words.split()[-2:]
+    assert f"error: {option} {count}: {error}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_data_sets_have_as_many_images_as_they_say(train, cifar100_root):
+    for data, root in ((DIGITS_8, None), (CIFAR100, cifar100_root)):
+        images = len(data.images(root, train=train))
+        assert images == data.counts[0 if train else 1]
+        data.check_count("--images", images, train=train)
+        with pytest.raises(DataError, match=f"--images {images + 1}: "):
+            data.check_count("--images", images + 1, train=train)
