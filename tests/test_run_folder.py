@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 
@@ -230,6 +231,30 @@ def middle_of(record, archive):
     return record.header_offset + 30 + name + filling + record.file_size // 2
 
 
+@contextmanager
+def killed_in_the_second_step(total, what):
+    """Show a progress whose second step is the moment of a kill, before its checkpoint."""
+    done = []
+
+    def advance(steps):
+        done.append(steps)
+        if len(done) == 2:
+            raise Killed
+
+    yield advance
+
+
+def test_a_run_that_is_killed_again_after_every_step_goes_on_to_the_same_weights(tmp_path):
+    undisturbed = jobs.train(few_steps(tmp_path / "undisturbed"), write=silent)
+    job = few_steps(tmp_path / "killed", checkpoint_steps=1)
+    steps = 2 * EPOCHS
+    for _ in range(steps - 1):
+        with pytest.raises(Killed):
+            jobs.train(job, write=silent, progress=killed_in_the_second_step)
+    path = jobs.train(job, write=silent, progress=killed_in_the_second_step)
+    assert same_weights(path, undisturbed)
+
+
 def garbage(path):
     path.write_bytes(b"garbage")
 
@@ -359,6 +384,8 @@ def test_sigterm_ends_a_training_with_exit_143_without_a_supernet(tmp_path):
         process.kill()
         process.wait()
     assert process.returncode == 143
-    assert f"terminated; {tmp_path / 'checkpoints' / 'last.ckpt'} is kept: give the same command again to go on" in shown
+    assert (
+        f"terminated; {tmp_path / 'checkpoints' / 'last.ckpt'} is kept: give the same command again to go on" in shown
+    )
     assert "Traceback" not in shown
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and not (tmp_path / "supernet.safetensors").exists()

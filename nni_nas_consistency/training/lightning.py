@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import ModelSpace
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
@@ -149,6 +150,29 @@ class RunIdentity(Callback):
         checkpoint["run"] = self.identity
 
 
+class StepCheckpoints(Checkpoint):
+    """Writes checkpoints in the middle of an epoch; another one follows at its end.
+
+    After the last step of an epoch there is none, as `ModelCheckpoint` would write: Lightning 2.6 resumes from it with
+    the next epoch, but counts that as the old one, so that a run which is killed again in there repeats its batches.
+
+    Args:
+        path: The checkpoint, replaced every time.
+        steps: Steps between two of them.
+    """
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self.path = path
+        self.steps = steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Write a checkpoint if it is time."""
+        if trainer.global_step % self.steps == 0 and trainer.global_step % int(trainer.num_training_batches):
+            trainer.save_checkpoint(self.path)
+
+
 class KeptEpochs(Callback):
     """Keeps the last weights of every epoch, no average, any of which can be scored.
 
@@ -199,7 +223,6 @@ def training_evaluator(
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
         run.last_checkpoint.parent,
         run.last_checkpoint.stem,
-        every_n_train_steps=run.checkpoint_steps,
         enable_version_counter=False,
     )
     trainer = Trainer(
@@ -226,6 +249,8 @@ def training_evaluator(
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
     callbacks: list[Callback] = [run.timer, checkpoint, EpochLines(run.write), StepProgress(run.progress)]
+    if run.checkpoint_steps is not None:
+        callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
     if ema is not None:
         callbacks.append(EMAWeightAveraging(decay=ema))
     if run.identity is not None:

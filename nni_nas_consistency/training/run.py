@@ -31,7 +31,7 @@ class TrainingRun:
     Args:
         folder: For checkpoints (`checkpoints/last.ckpt`) and metrics (`metrics/version_<start>/metrics.csv`).
         resume: Whether to go on from the last checkpoint, if there is one.
-        checkpoint_steps: Steps between checkpoints; None: one an epoch.
+        checkpoint_steps: Steps between checkpoints within an epoch; at its end there always is one. None: none within.
         progress: Shows the progress, counted in steps.
         precision: Lightning's word for it, such as `32-true` or `bf16-mixed`.
         accelerator: Lightning's word for the device kind, such as `cpu`, `gpu`, `auto`.
