@@ -1,4 +1,4 @@
-# make quickstart | test | check | docs-check | reproduce | clean; each makes .venv first if it is missing
+# make quickstart | test | faults | check | docs-check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
 # of `make reproduce`; RUN=nazarick on a GPU; PRECISION=32-true where the processor has no bfloat16 instructions
 RUN ?= longer
@@ -8,7 +8,7 @@ REFERENCE ?= reference_accuracies_300.json
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart reproduce test lint types docs-check check clean
+.PHONY: install quickstart reproduce test faults lint types docs-check check clean
 
 install: $(VENV)/installed
 
@@ -40,6 +40,10 @@ runs/%/supernet.safetensors: | install
 
 test: install
 	$(BIN)/python -m pytest
+
+# every long verb killed 20 times in one run, on a full disk, twice at once: some 20 minutes on two cores
+faults: install
+	$(BIN)/python -m pytest -m slow -n 0 -s tests/test_faults.py
 
 lint: install
 	$(BIN)/ruff format --check .
