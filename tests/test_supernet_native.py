@@ -5,10 +5,12 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import random_archs, randomize, tiny_supernet
+from helpers import random_archs, randomize
 
+from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.steps import sandwich_step
 from nni_nas_consistency.supernet import native
+from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.native import BatchNormed
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C++ compiler on this machine")
@@ -120,10 +122,10 @@ def test_a_nan_in_the_features_comes_out():
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_sandwich_step_has_the_same_gradients_without_the_kernel(precision, monkeypatch):
-    supernet = tiny_supernet()
+    supernet = make_supernet(ResNet20Space(10, 3, 8, width_unit=1))
     randomize(supernet, seed=0)
     supernet.float().train()
-    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     archs = [supernet.largest, supernet.smallest, *random_archs(supernet.domain, 3)]
 
     def gradients():

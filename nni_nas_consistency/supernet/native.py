@@ -52,9 +52,14 @@ Term: TypeAlias = "BatchNormed | Tensor"
 
 
 def supports(x: Tensor) -> bool:
-    """Return whether the kernel can normalise these features, which compiles it if need be."""
+    """Return whether the kernel can normalise these features, which compiles it if need be.
+
+    Features that are channels-last and channels-first at once, such as those of one channel, stay with torch: what
+    comes before and after them is channels-first, where results equal those of a plain network bit for bit.
+    """
     suitable = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.dim() == 4
-    return suitable and x.is_contiguous(memory_format=torch.channels_last) and library() is not None
+    in_rows = suitable and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return in_rows and library() is not None
 
 
 def moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
