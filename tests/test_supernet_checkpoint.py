@@ -350,6 +350,10 @@ BAD_FILES = {
     "a tensor without a type": (tensor({"shape": []}), "tensor a lacks the field 'dtype'; required are dtype, shape"),
     "a type that is none": (tensor({**TENSOR, "dtype": 32}), "dtype of tensor a is 32; expected a name such as F32"),
     "a type in two lines": (tensor({**TENSOR, "dtype": "F\n"}), r'dtype of tensor a is "F\n"; expected a name such as'),
+    "a size that no tensor has": (
+        tensor({**TENSOR, "shape": [2**63]}),
+        "shape of tensor a is no list of sizes; copy or",
+    ),
     "a negative size": (tensor({**TENSOR, "shape": [2, -1]}), "shape of tensor a is no list of sizes; copy or train"),
 }
 

@@ -169,6 +169,6 @@ def _tensor(value: object, what: str) -> TensorHeader:
     dtype, shape, _ = fields_of(object_of(value, what), what, ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or not re.fullmatch("[A-Z0-9_]+", dtype):
         raise ValueError(f"dtype of {what} is {shown(dtype)}; expected a name such as F32")
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**63 for size in shape):
         raise ValueError(f"shape of {what} is no list of sizes")
     return TensorHeader(DTYPES.get(dtype, dtype), tuple(shape))
