@@ -255,6 +255,15 @@ def test_a_run_that_is_killed_again_after_every_step_goes_on_to_the_same_weights
     assert same_weights(path, undisturbed)
 
 
+def test_averaged_weights_are_what_a_run_ends_with_even_if_it_is_killed_before_it_writes_them(tmp_path):
+    words = (*SHORT_TRAINING, "--set", "ema=0.5")
+    run(*words, "--out", tmp_path / "undisturbed")
+    run(*words, "--out", tmp_path / "killed")
+    (tmp_path / "killed" / "supernet.safetensors").unlink()
+    run(*words, "--out", tmp_path / "killed")
+    assert same_weights(*(tmp_path / each / "supernet.safetensors" for each in ("undisturbed", "killed")))
+
+
 def garbage(path):
     path.write_bytes(b"garbage")
 
@@ -368,6 +377,7 @@ def test_a_training_that_ends_far_above_guessing_is_one_line_and_exit_1(tmp_path
     wild = ("--set", "lr=1000", "--set", "grad_clip=none")
     error = run(*SHORT_TRAINING, *wild, "--out", tmp_path, code=1).error
     assert "the training ended at a loss of " in error and "where guessing has 2.30: it diverged" in error
+    assert run(*SHORT_TRAINING, *wild, "--out", tmp_path, code=1).error == error  # which has nothing left to do
     assert not (tmp_path / "supernet.safetensors").exists()
 
 

@@ -173,6 +173,36 @@ class StepCheckpoints(Checkpoint):
             trainer.save_checkpoint(self.path)
 
 
+class LastLoss(Callback):
+    """Knows the last training loss, also where a resumed run has nothing left to do."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the loss of the epoch's last step."""
+        self.loss = float(trainer.callback_metrics.get("train_loss", 0.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what checkpoints keep."""
+        return {"loss": self.loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint kept."""
+        self.loss = state_dict["loss"]
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """Ends with the average of the weights, also where a resumed run has nothing left to do.
+
+    Lightning then calls no `on_train_end`, in which the average takes the place of the last weights.
+    """
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average in the place of the last weights; twice is once."""
+        self.on_train_end(trainer, pl_module)
+
+
 class KeptEpochs(Callback):
     """Keeps the last weights of every epoch, no average, any of which can be scored.
 
@@ -248,11 +278,11 @@ def training_evaluator(
 
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
-    callbacks: list[Callback] = [run.timer, checkpoint, EpochLines(run.write), StepProgress(run.progress)]
+    callbacks: list[Callback] = [run.timer, checkpoint, LastLoss(), EpochLines(run.write), StepProgress(run.progress)]
     if run.checkpoint_steps is not None:
         callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
     if ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+        callbacks.append(AveragedWeights(decay=ema))
     if run.identity is not None:
         callbacks.append(RunIdentity(run.identity))
     if run.keep_epochs:

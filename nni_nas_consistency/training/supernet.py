@@ -28,7 +28,7 @@ from nni_nas_consistency.strategies.sampling import (
     strict_fair_sampler,
 )
 from nni_nas_consistency.supernet.make import make_supernet
-from nni_nas_consistency.training.lightning import training_evaluator
+from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
 from nni_nas_consistency.training.recipes import Init, Phase, Recipe
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -132,7 +132,7 @@ def _train_phase(
 
 def _check_learnt(trainer: Trainer, num_classes: int) -> None:
     """Refuse a supernet whose loss at the end is far above that of guessing, log K."""
-    loss = float(trainer.callback_metrics.get("train_loss", 0.0))  # none where a resumed run had nothing left to do
+    loss = next(callback.loss for callback in trainer.callbacks if isinstance(callback, LastLoss))
     if loss > WORSE_THAN_GUESSING * math.log(num_classes):
         raise RuntimeError(
             f"the training ended at a loss of {loss:.3g}, where guessing has {math.log(num_classes):.2f}: it diverged; "
