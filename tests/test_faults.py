@@ -301,12 +301,9 @@ class Disturbed:
         return self.progress[-1] >= 0.7 * self.job.total
 
     def adapt(self):
-        """Aim at kills that let some twentieth of the job be done."""
+        """Aim at kills that let a twentieth of the job be done, however busy the machine is."""
         gain = self.progress[-1] - self.progress[-2]
-        if gain > self.job.total / 20:
-            self.window *= 0.7
-        elif gain == 0:
-            self.window *= 1.2
+        self.window *= 0.7 if gain > self.job.total / 20 else 1.1 if gain == 0 else 1.0
 
     def disturb(self):
         """Run the job with a fault that is drawn."""
@@ -315,6 +312,8 @@ class Disturbed:
             self.attempt(fault, die=[*self.dice.choice(self.job.calls), self.dice.randint(1, 3)])
         else:
             self.attempt(fault)
+            if self.job.total:
+                self.adapt()
 
     def attempt(self, fault, die=None):
         """Start the job, disturb it, and see that it ends as it should, and keeps what was finished before."""
@@ -342,7 +341,6 @@ def test_a_job_that_is_killed_twenty_times_ends_like_one_that_is_not(name, serve
         run.disturb()
         if job.total:
             assert not run.ends["done"], f"{run.ends}, {run.progress}: the job ended too early: make it longer"
-            run.adapt()
     run.attempt("SIGKILL in a call", die=["replace", job.last, 1])  # all is finished but the last file
     run.attempt("none")
     print(f"\n{name}: {dict(run.ends)}, {len(run.progress)} starts, finished {run.progress} of {job.total}")

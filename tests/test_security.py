@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import stat
@@ -186,15 +187,16 @@ def test_no_text_in_a_checkpoint_controls_the_terminal(folder, key):
 # network and files
 
 
-def test_nothing_reaches_the_network_unless_a_download_is_asked_for(folder, monkeypatch):
+def test_nothing_reaches_the_network_or_opens_a_port_unless_a_download_is_asked_for(folder, monkeypatch):
     reached = []
 
     def refuse(*words):
         reached.append(words)
         raise ConnectionRefusedError
 
-    for place, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
-        monkeypatch.setattr(place, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("connect", "connect_ex", "bind", "listen"):
+        monkeypatch.setattr(socket.socket, name, refuse)
     run(*SHORT_TRAINING, "--out", folder / "run")
     run(*scoring(folder), "--limit", 3, "--overwrite")
     run("rank", folder / "scores.json", folder / "list.json", "--common", "--report", folder / "report")
@@ -216,3 +218,13 @@ def test_the_report_of_an_unforeseen_error_is_for_its_owner_alone(folder, monkey
     assert "ZeroDivisionError" in report.read_text()
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     report.unlink()
+
+
+def test_the_tests_that_the_threat_model_names_exist():
+    tests = Path(__file__).parent
+    threat_model = (tests.parent / "docs" / "security.md").read_text()
+    source = "".join(path.read_text() for path in tests.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", threat_model))
+    files = {name for name in named if (tests / f"{name}.py").exists()}
+    assert len(named - files) > 10
+    assert not {name for name in named - files if f"def {name}(" not in source}
