@@ -338,7 +338,7 @@ BAD_FILES = {
     "no space": (about(space=None), "its metadata has no text 'space'; copy or train it again"),
     "space of another kind": (about(space={"class": "A"}), "its metadata has no text 'space'; copy or train it again"),
     "space that is not JSON": (about(space="{"), "'space' of its metadata is not JSON; copy or train it again"),
-    "about nested deeply": (about(about="[" * 100_000), "'about' of its metadata is not JSON; copy or train it again"),
+    "about nested deeply": (about(about="[" * 100_000), "its metadata is nested too deeply; copy or train it again"),
     "about is a list": (about(about="[]"), "about is a list; expected an object in braces; copy or train it again"),
     "about with a NaN": (
         about(about='{"lr": NaN}'),

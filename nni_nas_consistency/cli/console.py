@@ -36,6 +36,9 @@ NOISE = (
     "Using ModelCheckpoint with manual optimization",  # resuming needs a checkpoint after the optimizer's step
     "pkg_resources is deprecated",  # nnictl's own use of setuptools
     "The '.*dataloader' does not have many workers",  # images are on the device already
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    "The dirpath has changed from",  # of a run whose folder was moved
+    "Detected pickle protocol",  # a foreign file in the place of a checkpoint, which is refused
 )
 
 

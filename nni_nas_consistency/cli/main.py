@@ -15,11 +15,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from nni_nas_consistency.cli.archs import archs_app
 from nni_nas_consistency.cli.console import INTERRUPTED, TERMINATED, Stopped, quiet_libraries, say, sigterm_raises
@@ -59,6 +62,12 @@ def options(
     """Rank consistency of weight-sharing NAS, for NNI."""
 
 
+@cache
+def command_tree() -> TyperGroup:
+    """Return the verbs with their options; made once, since that takes longer than most words do."""
+    return get_group(app)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line in this process and return its exit code.
 
@@ -73,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     try:
         with sigterm_raises():
-            code = app(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)
+            run = command_tree().main
+            code = run(args=words or ["--help"], prog_name="nni-consistency", obj=words, standalone_mode=False)
     except typer.TyperException as error:  # a word that the verb does not take
         return _failed(_usage(error), error.exit_code)
     except InputError as error:

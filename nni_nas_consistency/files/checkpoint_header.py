@@ -104,8 +104,10 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
             _sha256(metadata),
             {name: _tensor(value, f"tensor {name}") for name, value in header.items()},
         )
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: {one_line(error)}; copy or train it again") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: its metadata is nested too deeply; copy or train it again") from error
 
 
 def _check_is_there(path: Path) -> None:
@@ -152,7 +154,7 @@ def _json_object(metadata: Mapping[str, object], key: str) -> dict[str, Json]:
         raise ValueError(f"its metadata has no text {key!r}")
     try:
         value = decode(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{key!r} of its metadata is not JSON") from error
     return {name: json_value(item, f"{key} {name}") for name, item in object_of(value, key).items()}
 

@@ -18,6 +18,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, is_supernet
 from nni.nas.strategy import Strategy
 
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.nni3.workarounds import (
     bound_address_only,
     checkpoint_types_allowed,
@@ -175,6 +176,9 @@ def run_in_process(
     try:
         shutil.rmtree(own, ignore_errors=True)
         finished = RetiariiExperiment(space, evaluator, strategy, config, id=IN_PROCESS, listed=False).run()
+    except InputError:
+        _remove(own)
+        raise
     except Exception:
         logger.warning("NNI's log of the run that failed: %s", own / "log" / "experiment.log")
         raise

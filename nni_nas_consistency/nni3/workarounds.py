@@ -25,7 +25,7 @@ from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLine
 from nni.nas.strategy.evolution import Individual
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from nni_nas_consistency.errors import Terminated
+from nni_nas_consistency.errors import InputError, Terminated
 
 CHECKPOINT_TYPES: tuple[Any, ...] = (
     label,
@@ -105,10 +105,10 @@ def warnings_only() -> Iterator[None]:
 
 @contextmanager
 def quiet_interruptions() -> Iterator[None]:
-    """Keep off the console what NNI logs while Ctrl-C or SIGTERM ends an experiment; the log file still has it.
+    """Keep off the console what NNI logs while an experiment is interrupted or its input refused; the log file has it.
 
     NNI writes in red to standard output that a model and a strategy failed, since Lightning ends a training by
-    SystemExit. What it logs about any other exception is shown. Can go with
+    SystemExit on Ctrl-C and SIGTERM. What it logs about any other exception is shown. Can go with
     `test_ctrl_c_in_an_experiment_of_this_process_is_no_failed_model`.
     """
     consoles = [handler for handler in logging.getLogger("nni").handlers if type(handler) is logging.StreamHandler]
@@ -128,7 +128,7 @@ def quiet_interruptions() -> Iterator[None]:
 def _is_interruption(error: BaseException | None) -> bool:
     if isinstance(error, SystemExit):  # by Lightning, on Ctrl-C, or on SIGTERM where nobody else handles it
         return isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
-    return isinstance(error, (KeyboardInterrupt, Terminated))
+    return isinstance(error, (KeyboardInterrupt, Terminated, InputError))
 
 
 @contextmanager

@@ -163,6 +163,9 @@ def score_list(
         remove_journal(shard.journal(out), identity)
         scores = {name: finished.scores[name][1] for _, names in mine for name in names}
         return Scored(scores, _files(out, scoring.metric))
+    if not overwrite:  # what cannot be merged at the end is refused before anything is scored
+        for path in _journals(out, shard.count):
+            _finished_segments(path, segments, identity)
     _refuse_other_files(out, shard.count, identity)
     with Journal(shard.journal(out), identity) as journal:
         check_segments(journal.path, journal.segments, _sizes(mine), scoring.metric)
@@ -211,16 +214,14 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
     Raises:
         FileError: A shard was scored with different settings, or the score file cannot be written.
     """
-    journals = [Shard(index, count).journal(out) for index in range(1, count + 1)]
+    journals = _journals(out, count)
     segments = list(enumerate(segments_of(archs)))
     done: dict[int, SegmentScores] = {}
     for path in journals:
-        written = read_journal(path)
-        if written.identity is None or not written.segments:
+        finished = _finished_segments(path, segments, identity)
+        if not finished:
             return False
-        check_identity(path, written.identity, identity)
-        check_segments(path, written.segments, _sizes(segments), cast("Metric", identity["metric"]))
-        done |= written.segments
+        done |= finished
     if len(done) < len(segments):
         return False
     _write(out, archs, segments, done, identity)
@@ -250,10 +251,24 @@ def _write(
     write_scores(out, score_file)
 
 
+def _journals(out: Path, shards: int) -> list[Path]:
+    return [Shard(index, shards).journal(out) for index in range(1, shards + 1)]
+
+
+def _finished_segments(path: Path, segments: Segments, identity: Mapping[str, Json]) -> Mapping[int, SegmentScores]:
+    """Return the finished segments of a journal; raise `FileError` if they are not those of this job."""
+    written = read_journal(path)
+    if written.identity is None or not written.segments:
+        return {}
+    check_identity(path, written.identity, identity)
+    check_segments(path, written.segments, _sizes(segments), cast("Metric", identity["metric"]))
+    return written.segments
+
+
 def _refuse_other_files(out: Path, shards: int, identity: Mapping[str, Json]) -> None:
     """Refuse to replace files that this job did not make; those of a merge that was interrupted it did."""
-    for index in range(1, shards + 1):
-        written = read_journal(Shard(index, shards).journal(out))
+    for journal in _journals(out, shards):
+        written = read_journal(journal)
         if written.segments and written.identity == identity:
             return
     for path in _places(out):

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from nni_nas_consistency.errors import CheckpointError
+from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.atomic import FilePath, write_bytes_atomically
+from nni_nas_consistency.files.doors import check_input
 from nni_nas_consistency.files.seal import check_seal, sealed
+from nni_nas_consistency.files.strict_json import one_line
+
+CONTENT: dict[str, type] = {
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+}
+"""What Lightning writes into a checkpoint, and goes on from."""
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -65,6 +82,33 @@ class AtomicCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class Resumed(Callback):
+    """Names the checkpoint that a run goes on from, where Lightning or torch cannot, as those of another version.
+
+    Args:
+        checkpoint: The checkpoint.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.goes_on = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the checkpoint is loaded."""
+        self.goes_on = True
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Raise `CheckpointError` unless the checkpoint was loaded."""
+        if self.goes_on or isinstance(exception, InputError) or not isinstance(exception, Exception):
+            return
+        with suppress(OSError):
+            Path(str(trainer.log_dir)).rmdir()  # the folder of this training's metrics, empty so far
+        reason = f"{type(exception).__name__}: {one_line(exception)}"
+        raise CheckpointError(
+            f"{self.checkpoint}: cannot be gone on from ({reason}); delete it, and the run begins anew"
+        ) from exception
+
+
 def check_checkpoint(path: Path, identity: str | None) -> None:
     """See that a checkpoint of a training run can be gone on from.
 
@@ -76,7 +120,7 @@ def check_checkpoint(path: Path, identity: str | None) -> None:
         CheckpointError: It is damaged, holds something else, or was made with other settings.
     """
     content = _content(path, "cpu")
-    if not isinstance(content, dict) or "optimizer_states" not in content:
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in CONTENT.items()):
         raise CheckpointError(f"{path}: is no checkpoint of a training run; delete it, and the run begins anew")
     if identity is not None and content.get("run") != identity:
         raise CheckpointError(
@@ -86,6 +130,7 @@ def check_checkpoint(path: Path, identity: str | None) -> None:
 
 def _content(path: Path, map_location: Any) -> Any:
     """Return the content of an undamaged checkpoint."""
+    check_input(path)
     try:
         archive = path.read_bytes()
     except OSError as error:

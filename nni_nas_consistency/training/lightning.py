@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
-from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, check_checkpoint
+from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, Resumed, check_checkpoint
 from nni_nas_consistency.training.recipes import Optimization
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -245,7 +246,7 @@ def training_evaluator(
         CheckpointError: The checkpoint to resume from is damaged or was made with other settings.
         InputError: The warm-up is not shorter than the training.
     """
-    resume = run.resume and run.last_checkpoint.is_file()
+    resume = run.resume and os.path.lexists(run.last_checkpoint)
     if resume:
         check_checkpoint(run.last_checkpoint, run.identity)
     batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
@@ -255,12 +256,15 @@ def training_evaluator(
         run.last_checkpoint.stem,
         enable_version_counter=False,
     )
+    callbacks = _callbacks(run, checkpoint, ema)
+    if resume:
+        callbacks.append(Resumed(run.last_checkpoint))
     trainer = Trainer(
         max_epochs=optimization.epochs,
         accelerator=run.accelerator,
         devices=1,
         precision=run.precision,
-        callbacks=_callbacks(run, checkpoint, ema),
+        callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_text_atomically
+from nni_nas_consistency.files.doors import check_output_folder
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import open_run
 from nni_nas_consistency.files.strict_json import Json
@@ -81,11 +83,13 @@ def train_references(
     }
     how: dict[str, Any] = {"optimization": optimization, "train": train, "test": test, "augmentation": augmentation}
     with open_run(folder, settings, made_here=MADE_BY_REFERENCES, results=FINISHED, overwrite=overwrite):
+        check_output_folder(folder / "seeds")
+        check_output_folder(folder, ("about.json", "reference.json"))
         together = space.can_stack(list(archs.values()))
         bundles = [list(archs.values())] if together else [[arch] for arch in archs.values()]
         epochs = len(bundles) * optimization.epochs
         paths = [folder / "seeds" / f"{seed}.json" for seed in range(seeds)]
-        columns = {path: _finished(path, space, archs) for path in paths if path.is_file()}
+        columns = {path: _finished(path, space, archs) for path in paths if os.path.lexists(path)}
         with progress((seeds - len(columns)) * epochs, "epochs") as advance:
             for seed, path in enumerate(paths):
                 if path in columns:
