@@ -18,6 +18,7 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
 from nni_nas_consistency.files.doors import check_output, check_output_folder
+from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
 from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
@@ -26,9 +27,14 @@ from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.files.progress import Progress
+    from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.scoring.arch_list import Scored
+    from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.spaces.chain import ChainSpace
 
 Precision = Literal["float32", "bf16", "float64"]
@@ -209,6 +215,7 @@ class ScoreJob:
         download: Whether the data set may be fetched into it.
         limit: Score the first so many archs.
         images: Score on the first so many test images.
+        images_file: Score on the images of this list, in its order.
         metric: `loss`: negative cross-entropy; `acc`: accuracy. The other one is written beside.
         bn: Batch-norm statistics: of each `batch`, re-estimated on `train` or `test` images, or the `supernet`'s.
         batch_size: Images per batch.
@@ -230,6 +237,7 @@ class ScoreJob:
     download: bool = False
     limit: int | None = None
     images: int | None = None
+    images_file: Path | None = None
     metric: Literal["loss", "acc"] = "loss"
     bn: Literal["supernet", "train", "test", "batch"] = "batch"
     batch_size: int = 512
@@ -245,6 +253,7 @@ class ScoreJob:
         """Return what the scores come from; what decides a score besides is added by `score_list`."""
         views: dict[str, Json] = {"orders": self.orders} if self.orders > 1 else {}
         views |= {"flip": True} if self.flip else {}
+        views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
         settings: dict[str, Json] = {"data": self.data.name, "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
@@ -261,12 +270,15 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         InputError: The list, the checkpoint, the data or the score file cannot be used.
         RuntimeError: A score is not finite.
     """
-    inputs = [checkpoint_path(job.checkpoint), job.archs]
+    inputs = [checkpoint_path(job.checkpoint), job.archs, *([job.images_file] if job.images_file else [])]
     check_output(job.out, inputs)
     for what in ("submission", "loss", "acc"):
         check_output(beside(job.out, what), inputs)
     job.data.check_root(job.data_root, download=job.download)
     archs = first_archs(job.archs, job.system, job.limit)
+    named = None
+    if job.images_file is not None:
+        named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -275,6 +287,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
     shard = Shard(*job.shard)
     place = device_of(job.device)
     test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if named is None else test.at(named)
     test = test if job.images is None else test.first(job.images)
     calibration = None
     if job.bn == "train":
@@ -303,6 +316,96 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         overwrite=job.overwrite,
         progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class ChooseImagesJob:
+    """Choose few test images on which archs rank as on all of them.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        archs: The list, in released form, of which some archs are scored on all images.
+        out: The image list.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        count: Images to choose.
+        archs_scored: Archs of the list that are scored; images are chosen by one half, and checked on the other.
+        batch_size: Images per batch.
+        seed: Of the archs that are drawn, and of the choice.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    archs: Path
+    out: Path
+    data_root: Path | None = None
+    download: bool = False
+    count: int = 1024
+    archs_scored: int = 200
+    batch_size: int = 512
+    seed: int = 0
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> Agreement:
+    """Choose images, write the list, and return how well archs that took no part in the choice rank by them.
+
+    Args:
+        job: What to choose.
+        progress: Shows the progress, counted in archs times images.
+
+    Raises:
+        InputError: The list, the checkpoint, the data or the output cannot be used; or the list is too short.
+    """
+    check_output(job.out, [checkpoint_path(job.checkpoint), job.archs])
+    job.data.check_root(job.data_root, download=job.download)
+    archs = list(first_archs(job.archs, job.system, None).values())
+    if len(archs) < job.archs_scored:
+        raise InputError(f"{job.archs}: has {len(archs)} archs, not {job.archs_scored}; lower --archs-scored")
+
+    with _importing():
+        import torch
+
+        from nni_nas_consistency.files.image_lists import write_image_list
+        from nni_nas_consistency.scoring.image_choice import (
+            RANDOM_DRAWS,
+            agreement_of,
+            scores_of_images,
+        )
+        from nni_nas_consistency.scoring.image_choice import choose_images as chosen_images
+        from nni_nas_consistency.scoring.images import image_scoring
+
+    generator = torch.Generator().manual_seed(job.seed)
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    supernet, about = load_trained(job.system, job.checkpoint, test.shape)
+    drawn = [archs[index] for index in torch.randperm(len(archs), generator=generator)[: job.archs_scored].tolist()]
+    supernet = supernet.to(place)
+    half = len(drawn) // 2
+
+    def scores_on(images: Images, archs: list[Arch], advance: Progress) -> Tensor:
+        scoring = image_scoring(images.to(place), job.data.test, batch_size=job.batch_size)
+        return scores_of_images(supernet, archs, scoring, progress=advance)
+
+    checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
+    with progress(len(drawn) * len(test) + checks, "images") as advance:
+        scores = scores_on(test, drawn, advance)
+        chosen = chosen_images(scores[:half], job.count, generator)
+        agreement = agreement_of(
+            scores[half:], chosen, generator, lambda images: scores_on(test.at(images), drawn[half:], advance)
+        )
+    made_by: dict[str, Json] = {"checkpoint": about, "list": job.archs.name, "archs_scored": len(drawn)}
+    how: dict[str, Json] = {"batch_size": job.batch_size, "seed": job.seed}
+    found: dict[str, Json] = {"kendall_chosen": agreement.chosen, "kendall_random": list(agreement.random)}
+    settings = dict(job.provenance) | made_by | how | found
+    write_image_list(job.out, job.data.name, chosen.tolist(), settings)
+    return agreement
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from typer.main import get_group
 from nni_nas_consistency.cli.archs import archs_app
 from nni_nas_consistency.cli.console import INTERRUPTED, TERMINATED, Stopped, quiet_libraries, say, sigterm_raises
 from nni_nas_consistency.cli.doctor import doctor
+from nni_nas_consistency.cli.images import images_app
 from nni_nas_consistency.cli.nnictl import nnictl
 from nni_nas_consistency.cli.quickstart import quickstart
 from nni_nas_consistency.cli.rank import rank
@@ -44,6 +45,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
     nnictl
 )
 app.add_typer(archs_app, name="archs")
+app.add_typer(images_app, name="images")
 app.add_typer(spaces_app, name="spaces")
 
 

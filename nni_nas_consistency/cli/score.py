@@ -35,6 +35,9 @@ def score(
     out: OutFile = Path("scores.json"),
     limit: LimitOption = None,
     images: TestImagesOption = None,
+    images_file: Annotated[
+        Path | None, typer.Option(help="Score on the images of this list only, made by `images choose`.")
+    ] = None,
     metric: Annotated[
         Literal["loss", "acc"],
         typer.Option(help="Negative cross-entropy or accuracy; the other goes to a second file."),
@@ -89,6 +92,7 @@ def score(
         download=download,
         limit=limit,
         images=images,
+        images_file=images_file,
         metric=metric,
         bn=bn,
         batch_size=batch_size,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,10 @@ class Images:
                 f"the first {n} images were requested; the data set has {len(self)}: choose 1 to {len(self)}"
             )
         return Images(self.x[:n], self.y[:n], self.num_classes)
+
+    def at(self, indices: Sequence[int]) -> Images:
+        """Return the images at these indices, in this order; the first image is 0."""
+        return Images(self.x[list(indices)], self.y[list(indices)], self.num_classes)
 
 
 def cifar100(root: str | Path, *, train: bool, download: bool = False) -> Images:
