@@ -70,29 +70,24 @@ def become(words, folder, log, die):
 
 
 def program(words):
+    from nni_nas_consistency import jobs
     from nni_nas_consistency.cli.main import main
 
-    if words[0] == "two-phases":
-        two_phases(words[1])
-        return 0
+    if words[0] == "train in two phases":
+        jobs.train = in_two_phases(jobs.train)
+        words = ["train", *words[1:]]
     return main(words)
 
 
-def two_phases(out):
-    """Train as the recipe `ans` does, which has two phases, on images that are at hand."""
+def in_two_phases(train):
+    """Return what trains twice by the same phase, once fair: as the recipe `ans` does, whose images are not at hand."""
     from dataclasses import replace
-    from pathlib import Path
 
-    from nni_nas_consistency import jobs
-    from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
-    from nni_nas_consistency.training.recipes import EMBEDDED
+    def train_twice(job, **how):
+        (phase,) = job.recipe.phases
+        return train(replace(job, recipe=replace(job.recipe, phases=(phase, replace(phase, sampling="fair")))), **how)
 
-    phase = replace(EMBEDDED.for_epochs(12).phases[0], n=3)
-    phase = replace(phase, optimization=replace(phase.optimization, warmup_steps=2))
-    fair = replace(phase, sampling="fair")
-    settings = {"train_images": 64, "val_images": 20, "device": "cpu"}
-    recipe = replace(EMBEDDED, phases=(phase, fair))
-    jobs.train(jobs.TrainJob(EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data, recipe, Path(out), **settings))
+    return train_twice
 
 
 def deadly(function, name, path_end, n):

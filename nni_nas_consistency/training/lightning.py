@@ -171,7 +171,7 @@ class StepCheckpoints(Checkpoint):
     ) -> None:
         """Write a checkpoint if it is time."""
         if trainer.global_step % self.steps == 0 and trainer.global_step % int(trainer.num_training_batches):
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # that is: with the optimizer too
 
 
 class LastLoss(Callback):
@@ -277,7 +277,7 @@ def training_evaluator(
         trainer,
         train_dataloaders=batches,
         val_dataloaders=EvaluationLoader(val, augmentation, 500),
-        fit_kwargs={"ckpt_path": str(run.last_checkpoint)} if resume else {},
+        fit_kwargs={"ckpt_path": str(run.last_checkpoint), "weights_only": True} if resume else {},
     )
 
 
