@@ -392,6 +392,7 @@ def test_on_a_full_disk_a_job_says_so_and_goes_on_when_there_is_room(name, serve
     need = used(whole.folder)
     dice, full, log = random.Random(name), 0, place / f"disk {name}.log"
     with small_disk(disk, 4 * need + 2**20):
+        (disk / "inputs").symlink_to(place / "inputs")
         for free in sorted(dice.uniform(0.01, 1) * need for _ in range(8)):
             (disk / "filler").write_bytes(b"")
             room = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
