@@ -243,9 +243,9 @@ WORDS += [
 WORDS += [
     BadInput("a number of 5000 digits", f"{SCORE} --limit {'9' * 5000}", ("--limit", "exceeded", f"'{'9' * 30}")),
     BadInput("a seed just beyond 32 bits", f"{SEARCH} --seed {2**32}", (str(2**32), str(2**32 - 1))),
-    BadInput("more images than there are", f"{SCORE} --images {HUGE}", (HUGE, "597", "choose"), torch=True),
-    BadInput("more training images than there are", f"{TRAIN} --train-images 1201", ("1201", "1200"), torch=True),
-    BadInput("more images to search on than there are", f"{SEARCH} --images 598", ("598", "597"), torch=True),
+    BadInput("more images than there are", f"{SCORE} --images {HUGE}", (HUGE, "597", "choose")),
+    BadInput("more training images than there are", f"{TRAIN} --train-images 1201", ("1201", "1200")),
+    BadInput("more images to search on than there are", f"{SEARCH} --images 598", ("598", "597")),
 ]
 
 CHANGES = [
@@ -279,6 +279,10 @@ CHANGES = [
     ("distill_from=soon", "not 'soon'"),
     ("grad_clip=0", "a number above 0, or none, not '0'"),
     ("grad_clip=inf", "not 'inf'"),
+    ("decay_epochs=-1", "the epochs of the decay at the end, 0 for a constant rate, or none, not '-1'"),
+    ("decay_epochs=1.5", "not '1.5'"),
+    ("ema=1", "a number above 0 and below 1, such as 0.999, or none, not '1'"),
+    ("ema=nan", "not 'nan'"),
     ("init=xavier", "kaiming-fan-out or torch, not 'xavier'"),
     ("init=", "kaiming-fan-out or torch, not ''"),
 ]
@@ -368,6 +372,17 @@ COMBINATIONS = [
         torch=True,
     ),
     BadInput("resuming what is not there", f"{TRAIN} --resume", ("new: there is no run to resume", "without --resume")),
+    BadInput(
+        "resuming what shall be deleted",
+        f"{TRAIN} --out run --resume --overwrite",
+        ("run: --overwrite would delete the run that --resume asks for", "give one of them"),
+    ),
+    BadInput(
+        "a run to resume without settings",
+        f"{TRAIN} --out run --resume",
+        ("there is no run to resume",),
+        removed("run/settings.json"),
+    ),
     BadInput("resuming in an empty folder", f"{TRAIN} --resume", ("new: there is no run to resume",), folder("new")),
     BadInput("a device that is not here", f"{SCORE} --device cuda", ("device 'cuda' is not here", "cpu"), torch=True),
     BadInput("training where no such device is", f"{TRAIN} --device cuda", ("device 'cuda' is not here",), torch=True),
@@ -746,6 +761,17 @@ def weights(change):
 
 STEM = "links.0.conv.conv.weight"
 
+DAMAGED_HEADERS = [
+    ("without tensors", written("supernet.safetensors", b""), ()),
+    ("with a negative size", tensor(STEM, shape=[-4, 1, 3, 3]), ()),
+    ("with a size beyond 2^64", tensor(STEM, shape=[2**64, 1, 3, 3]), ()),
+]
+
+CHECKPOINTS += [
+    BadInput(f"a checkpoint {what}", OF_SCORE, ("supernet.safetensors: ", *said), damage)
+    for what, damage, said in DAMAGED_HEADERS
+]
+
 TENSORS = [
     ("with a number of classes in words", inside("space", num_classes="ten"), ("num_classes 'ten' instead of 10",)),
     ("with a million classes", inside("space", num_classes=10**6), ("num_classes 1000000 instead of 10",)),
@@ -753,13 +779,10 @@ TENSORS = [
     ("whose last kilobyte is missing", shortened("supernet.safetensors", -1000), ()),
     ("with a kilobyte too many", changed("supernet.safetensors", lambda content: content + bytes(1000)), ()),
     ("without a tensor", header(lambda before: before.pop(STEM)), ()),
-    ("without tensors", written("supernet.safetensors", b""), ()),
     ("with an unknown type", tensor(STEM, dtype="F7"), ()),
     ("with integers as weights", tensor(STEM, dtype="I32"), ()),
     ("with weights of another shape", tensor(STEM, shape=[2, 2, 3, 3]), (STEM, "(2, 2, 3, 3)")),
     ("with a shape that needs more bytes", tensor(STEM, shape=[4, 2, 3, 3]), ()),
-    ("with a negative size", tensor(STEM, shape=[-4, 1, 3, 3]), ()),
-    ("with a size beyond 2^64", tensor(STEM, shape=[2**64, 1, 3, 3]), ()),
     ("with a place beyond the file", tensor(STEM, data_offsets=[10**9, 10**9 + 144]), ()),
     ("with two tensors in one place", tensor(STEM, data_offsets=[0, 144]), ()),
     ("with a tensor of another name", header(lambda before: before.update(stem=before.pop(STEM))), ()),
@@ -899,7 +922,11 @@ TAKEN = [
 
 OUTPUTS += [
     BadInput(
-        f"something else in the place of {what}", words, (f"{path}: ", *said), taken(path), torch=words is not RANK
+        f"something else in the place of {what}",
+        words,
+        (f"{path}: ", *said),
+        taken(path),
+        torch=words in (TRAIN, STANDALONE) or path.endswith("journal"),
     )
     for what, words, path, taken, said in TAKEN
 ]
@@ -907,7 +934,9 @@ OUTPUTS += [
 OUTPUTS += [
     BadInput("scores over their list", f"{SCORE} --out list.json --overwrite", ("list.json: is an input of this job",)),
     BadInput("scores over their checkpoint", f"{SCORE} --out supernet.safetensors", ("is an input of this job",)),
-    BadInput("a search over its checkpoint", f"{SEARCH} --out supernet.safetensors", ("is an input of this job",)),
+    BadInput(
+        "a search over its checkpoint", f"{SEARCH} --out supernet.safetensors --overwrite", ("is an input of this job",)
+    ),
     BadInput(
         "scores over the link to their list",
         f"{SCORE} --out alias.json",
@@ -988,9 +1017,6 @@ RUNS = [
         several(removed(SETTINGS), link(SETTINGS, "nowhere")),
     ),
     BadInput("a run without its settings", AGAIN, ("is there already, without the settings",), removed(SETTINGS)),
-    BadInput(
-        "a run to resume without settings", f"{AGAIN} --resume", ("there is no run to resume",), removed(SETTINGS)
-    ),
 ]
 
 LAST = "killed/checkpoints/last.ckpt"

@@ -154,6 +154,13 @@ def test_the_table_has_every_option_of_every_verb():
         assert not missing, verb
 
 
+def test_the_table_has_every_setting_of_a_recipe():
+    _, _, err = typed("train --set help")
+    names = err.partition("give NAME=VALUE of ")[2].strip().split(", ")
+    changed = {word.partition("=")[0] for row in BAD_INPUTS for word in shlex.split(row.words) if "=" in word}
+    assert len(names) > 10 and not set(names) - changed
+
+
 def verbs(command, name=""):
     """Yield every verb that somebody can type, with its command."""
     subcommands = getattr(command, "commands", {})

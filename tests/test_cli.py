@@ -81,20 +81,6 @@ def test_a_report_goes_into_a_folder_that_can_be_made(folder, tmp_path):
     assert "cannot be made" in run(*ranking(folder), "--report", tmp_path / ("x" * 300), code=2).error
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is empty"),
-        ('{"arch1": {"acc": 0, "arch": "5-1"}}', "arch1 '5-1' has 2 layers; digits has 20"),
-        ('{"arch1": {"acc": 0, "arch": "5' + "-1" * 19 + '"}}', "asks for width 5; digits allows 1, 2, 3, 4"),
-    ],
-)
-def test_a_bad_list_is_one_line_and_exit_2(tmp_path, text, message):
-    (tmp_path / "bad.json").write_text(text)
-    error = run("archs", "check", "--space", "digits", tmp_path / "bad.json", code=2).error
-    assert "bad.json" in error and message in error
-
-
 def test_the_list_of_spaces_names_each_with_its_largest_arch():
     shown = run("spaces").out
     for system in SYSTEMS:
@@ -283,53 +269,6 @@ def test_space_and_data_follow_from_recipe_checkpoint_and_score_file(folder):
     assert "5 archs" in run(*ranking(folder)).out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["score", "--space", "resnet20"], "was trained for space digits, not resnet20; leave --space out"),
-        (["score", "--data", "cifar100"], "was trained on digits, whose classes or image size cifar100 does not have"),
-        (["rank", "--space", "resnet20"], "holds scores of space digits, not resnet20; leave --space out"),
-        (["train", "--space", "resnet20"], "recipe digits is for images with 1 channel(s), cifar100 has 3"),
-        (["train", "--data", "cifar10"], "recipe digits is for images with 1 channel(s), cifar10 has 3"),
-        (["train", "--weights", "resnet20-cifar100"], "recipe digits is for images with 1 channel(s), cifar100 has 3"),
-        (
-            ["train", "--weights", "resnet20-cifar100", "--space", "digits"],
-            "was trained for space resnet20, not digits",
-        ),
-    ],
-)
-def test_words_that_contradict_a_file_or_a_recipe_are_one_line_and_exit_2(folder, tmp_path, words, message):
-    verb, *contradiction = words
-    given = {
-        "score": scoring(folder),
-        "rank": ranking(folder),
-        "train": SHORT_TRAINING,
-    }[verb]
-    out = () if verb == "rank" else ("--out", tmp_path / "out")
-    assert message in run(*given, *out, *contradiction, code=2).error
-    assert not (tmp_path / "out").is_file() and not (tmp_path / "out" / "supernet.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["train"], "cifar100 needs --data-root"),
-        (["train", "--data-root", "nowhere"], "--download"),
-        ([*SHORT_TRAINING, "--out", "{tmp}", "--resume"], "there is no run to resume"),
-        ([*SHORT_TRAINING, "--out", "{tmp}", "--n", "1"], "needs at least 2 archs per step"),
-        (["score", "--orders", "2", "--bn", "test"], "2 orders change nothing with statistics 'test'"),
-        (["score", "--orders", "2", "--batch-size", "64"], "2 orders change nothing with statistics 'batch'"),
-        (["score", "--checkpoint", "none.safetensors"], "none.safetensors: cannot be read"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, words, message):
-    words = [str(word).format(tmp=tmp_path) for word in words]
-    if words[0] == "score":
-        words = [*scoring(folder), "--out", tmp_path / "scores.json", *words[1:]]
-    assert message in run(*words, code=2).error
-    assert not (tmp_path / "scores.json").exists()
-
-
 # what only a process can show
 
 WITHOUT_TORCH = """
@@ -342,25 +281,6 @@ for verb in verbs:
     assert main([verb, "--help"]) == 0
 assert main(["spaces"]) == 0
 assert main(["archs", "check", "--space", "digits", reference]) == 0
-for words in (
-    ["trian"],
-    ["train", "--no-such-word"],
-    ["train", "--data", "imagenet"],
-    ["train", "--set", "depth=3"],
-    ["train", "--n", "0"],
-    ["train", "--space", "digits", "--recipe", "nazarick"],
-    ["score", "--checkpoint", "none.safetensors", "--archs", reference],
-    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--shard", "3/2"],
-    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--space", "digits"],
-    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--data", "digits"],
-    ["score", "--checkpoint", "resnet20-cifar100", "--archs", reference, "--images", "10001"],
-    ["rank", "missing.json", reference],
-    ["rank", reference, "missing.json", "--space", "digits"],
-    ["rank", reference, reference, "--resamples", "1000000"],
-    ["archs", "sample", "--count", "1000000", "--out", "list.json"],
-    ["archs", "check", "missing.json"],
-):
-    assert main(words) == 2, words
 assert main(["rank", reference, reference, "--space", "digits", "--resamples", "2"]) == 0
 assert "matplotlib" not in sys.modules
 assert main(["rank", reference, reference, "--space", "digits", "--resamples", "2", "--report", sys.argv[3]]) == 0
@@ -369,14 +289,13 @@ assert not loaded, loaded
 """
 
 
-def test_help_bad_words_and_rankings_load_neither_torch_nor_nni(tmp_path):
+def test_help_and_rankings_load_neither_torch_nor_nni(tmp_path):
     reference = files("nni_nas_consistency") / "assets" / "digits" / "reference.json"
     command = [sys.executable, "-c", WITHOUT_TORCH, " ".join(VERBS), str(reference), str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS)
-    errors = done.stderr.splitlines()
-    assert len(errors) == 16 and all(line.startswith("error: ") for line in errors), errors
+    assert not done.stderr
 
 
 def test_ctrl_c_ends_a_training_with_exit_130_and_says_how_to_continue(tmp_path):

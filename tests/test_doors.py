@@ -1,6 +1,5 @@
 """The doors: what a verb cannot read or write is refused before work begins, and nothing that is there is lost."""
 
-import os
 import shutil
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ import torch
 from command import run
 from helpers import keep_nni_in, tiny_supernet
 
-from nni_nas_consistency import image_scoring, jobs, save_supernet
+from nni_nas_consistency import image_scoring, save_supernet
 from nni_nas_consistency.archs.codecs import DIGITS_CODEC
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.score_files import read_scores
@@ -81,53 +80,6 @@ def test_what_is_written_beside_a_score_file_is_no_input_either(folder, what):
     assert contents(folder) == before
 
 
-def test_no_search_is_written_over_its_checkpoint(folder):
-    before = contents(folder)
-    out = folder / "supernet.safetensors"
-    assert "is an input of this job" in run(*searching(folder), "--out", out, "--overwrite", code=2).error
-    assert contents(folder) == before
-
-
-def make_folder(path):
-    path.mkdir()
-
-
-def make_dangling_link(path):
-    path.symlink_to("nowhere")
-
-
-def make_pipe(path):
-    os.mkfifo(path)
-
-
-def make_nothing(path):
-    """Leave the path as it is."""
-
-
-@VERBS
-@pytest.mark.parametrize(
-    ("make", "name", "message"),
-    [
-        (make_folder, "out", "is a folder; name a file to write"),
-        (make_dangling_link, "out", "is a link to a file that is not there"),
-        (make_pipe, "out", "is a pipe; name a file to write"),
-        (make_nothing, "missing/out", "there is no folder "),
-        (make_nothing, "n" * 300, "File name too long"),
-        (make_nothing, "n" * 220, "the name is too long"),
-    ],
-)
-def test_an_output_that_cannot_be_written_is_refused_before_work_begins(
-    folder, monkeypatch, words, make, name, message
-):
-    def work(device):
-        raise AssertionError("work has begun")
-
-    monkeypatch.setattr(jobs, "device_of", work)
-    make(folder / name)
-    error = run(*words(folder), "--out", folder / name, code=2).error
-    assert message in error and "out" in error
-
-
 @VERBS
 def test_results_of_other_settings_are_replaced_on_request_only(folder, words):
     out = folder / "out.json"
@@ -141,14 +93,6 @@ def test_results_of_other_settings_are_replaced_on_request_only(folder, words):
 
 
 @VERBS
-@pytest.mark.timeout(60)
-def test_a_pipe_in_the_place_of_a_journal_is_refused_rather_than_waited_for(folder, words):
-    os.mkfifo(folder / "out.journal")
-    error = run(*words(folder), "--out", folder / "out.json", code=2).error
-    assert "out.journal: is not a scoring journal; move it away" in error
-
-
-@VERBS
 def test_a_finished_job_deletes_the_rest_of_its_journal_but_no_foreign_file(folder, words):
     run(*words(folder), "--out", folder / "out.json")
     journal = folder / "out.journal"
@@ -156,43 +100,6 @@ def test_a_finished_job_deletes_the_rest_of_its_journal_but_no_foreign_file(fold
         journal.write_text(content)
         run(*words(folder), "--out", folder / "out.json")
         assert journal.exists() == stays
-
-
-# inputs
-
-
-def ranking(folder, name):
-    return ("rank", folder / name, folder / "list.json", "--space", "digits")
-
-
-def ranking_against(folder, name):
-    return ("rank", folder / "list.json", folder / name, "--space", "digits")
-
-
-def checking(folder, name):
-    return ("archs", "check", "--space", "digits", folder / name)
-
-
-def training_alone(folder, name):
-    return ("standalone", "--space", "digits", "--epochs", 1, "--archs", folder / name, "--out", folder / "alone")
-
-
-def scoring_from(folder, name):
-    return ("score", "--checkpoint", folder / name, "--archs", folder / "list.json", "--out", folder / "out.json")
-
-
-def training_on(folder, name):
-    return ("train", "--recipe", "digits", "--weights", folder / name, "--out", folder / "run")
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    "words", [scoring, ranking, ranking_against, checking, training_alone, scoring_from, training_on]
-)
-@pytest.mark.parametrize(("make", "message"), [(make_pipe, "is a pipe; "), (make_folder, "is a folder; ")])
-def test_a_pipe_or_folder_in_the_place_of_a_file_is_refused_rather_than_waited_for(folder, words, make, message):
-    make(folder / "odd")
-    assert f"{folder / 'odd'}: {message}" in run(*words(folder, "odd"), code=2).error
 
 
 # equal scores
@@ -244,13 +151,6 @@ def test_a_search_that_is_killed_and_begun_again_scores_no_arch_twice_and_ends_w
     assert len(again) == len(kills) + 1 + 12
     assert out.read_bytes() == whole.read_bytes()
     assert not (tmp_path / "out.journal").exists()
-
-
-def test_a_search_does_not_go_on_with_the_journal_of_something_else(tmp_path):
-    (tmp_path / "out.journal").write_text("foreign")
-    with pytest.raises(FileError, match="out.journal: is not a scoring journal"):
-        search_into(tmp_path / "out.json", [])
-    assert (tmp_path / "out.journal").read_text() == "foreign"
 
 
 @pytest.mark.parametrize("line", ['[1, {"loss": [], "acc": []}]', '[1, {"acc": [0.5]}]', '[12, {"loss": [-1.0]}]'])

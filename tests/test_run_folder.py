@@ -136,16 +136,6 @@ def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(finished, tmp_pat
     assert not same_weights(folder / "supernet.safetensors", finished / "supernet.safetensors")
 
 
-@pytest.mark.parametrize("name", ["supernet.safetensors", "checkpoints/last.ckpt"])
-def test_what_no_known_run_made_is_not_replaced(tmp_path, name):
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("foreign")
-    error = run(*SHORT_TRAINING, "--out", tmp_path, code=2).error
-    assert "is there already, without the settings of the run that made it" in error
-    assert files_in(tmp_path) == {path.relative_to(tmp_path): b"foreign"}
-
-
 @pytest.mark.parametrize("name", ["supernet.safetensors", "epochs/epoch000.safetensors"])
 def test_weights_that_the_run_itself_would_replace_are_refused(finished, tmp_path, name):
     folder = shutil.copytree(finished, tmp_path / "run")
@@ -155,13 +145,6 @@ def test_weights_that_the_run_itself_would_replace_are_refused(finished, tmp_pat
     error = run(*SHORT_TRAINING, "--weights", folder / name, "--out", folder, "--overwrite", code=2).error
     assert "is what this run would write; give another --out" in error
     assert files_in(folder) == before
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"seed": NaN}', "\0"])
-def test_settings_that_are_no_settings_are_one_line(finished, tmp_path, text):
-    folder = shutil.copytree(finished, tmp_path / "run")
-    (folder / "settings.json").write_text(text)
-    assert "settings.json: " in run(*SHORT_TRAINING, "--out", folder, code=2).error
 
 
 def test_a_run_that_failed_at_once_binds_nobody_unless_it_is_resumed(tmp_path):
