@@ -342,6 +342,29 @@ def manager_would_listen_on(folder, port):
     return json.loads(run.stdout)
 
 
+@pytest.mark.parametrize("ours", [False, True], ids=["NNI alone", "ours"])
+def test_a_log_that_cannot_be_written_costs_no_traceback(tmp_path, capfd, ours):
+    logs = []
+
+    def fill_the_disk(model):
+        logs.extend(each for each in logging.getLogger("nni").handlers if str(tmp_path) in str(each))
+        for log in logs:
+            log.stream = open("/dev/full", "w")
+        nni.report_final_result(1.0)
+
+    evaluator, strategy = FunctionalEvaluator(fill_the_disk), Random(seed=0)
+    if ours:
+        run_in_process(Toy(), evaluator, strategy, folder=tmp_path / "nni", max_trial_number=1)
+    else:
+        config = in_process(tmp_path, max_trial_number=1).canonical_copy()
+        NasExperiment(Toy(), evaluator, strategy, config).run()
+    assert len(logs) == 1
+    for log in logs:  # which NNI alone leaves
+        logging.getLogger("nni").removeHandler(log)
+        log.stream = open(os.devnull, "w")
+    assert ("--- Logging error ---" in capfd.readouterr().err) != ours
+
+
 def test_localhost_only_leaves_no_variable_behind(monkeypatch):
     monkeypatch.delenv("NODE_OPTIONS", raising=False)
     with pytest.raises(KeyError), localhost_only():

@@ -55,10 +55,15 @@ def write_bytes_atomically(path: FilePath, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        remedy = "free some space and run the same command again" if error.errno in FULL else "choose a writable folder"
-        raise FileError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
+        raise cannot_be_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cannot_be_written(path: FilePath, error: OSError) -> FileError:
+    """Return the error of a file or folder that the system refuses to write, with what to do."""
+    remedy = "free some space and run the same command again" if error.errno in FULL else "choose a writable folder"
+    return FileError(f"{path}: cannot be written ({error.strerror}); {remedy}")
 
 
 def remove_leftovers(folder: Path) -> None:

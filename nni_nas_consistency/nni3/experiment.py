@@ -26,6 +26,7 @@ from nni_nas_consistency.nni3.workarounds import (
     lightning_interrupts,
     localhost_only,
     nni_config,
+    no_word_of_a_full_log,
     quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
@@ -84,8 +85,8 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         strategy: Explores the space.
         config: Settings; by default `sequential` and `raw` in this process, and otherwise NNI's local training service.
         id: Identifier of a stopped experiment, to `resume` it; a new one by default.
-        listed: Whether NNI's list of experiments, in the home folder, has one that runs in this process; only those can
-            be resumed by their identifier.
+        listed: Whether NNI's list of experiments, in the home folder, has one that runs in this process, and its folder
+            a checkpoint; only those can be resumed by their identifier.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
 
     def save_checkpoint(self) -> None:
         """Save the state of strategy and engine, but not over a checkpoint that could not be loaded, as NNI would."""
-        if self._checkpoint_is_loaded:
+        if self._checkpoint_is_loaded and self._listed:
             super().save_checkpoint()
 
     def _start_without_nni_manager(self) -> None:
@@ -164,8 +165,8 @@ def run_in_process(
         space: The model space.
         evaluator: Trains or scores a model.
         strategy: Explores the space.
-        folder: Where NNI's log and checkpoint are, instead of the home folder; removed at the end, but kept if the
-            experiment fails. What a killed one left there is replaced.
+        folder: Where NNI's log is, instead of the home folder; removed at the end, but kept if the experiment fails.
+            What a killed one left there is replaced.
         max_trial_number: How many models the strategy may submit; None: as many as it likes.
     """
     settings: dict[str, Any] = {} if max_trial_number is None else {"max_trial_number": max_trial_number}
@@ -175,7 +176,8 @@ def run_in_process(
     own = folder / IN_PROCESS
     try:
         shutil.rmtree(own, ignore_errors=True)
-        finished = RetiariiExperiment(space, evaluator, strategy, config, id=IN_PROCESS, listed=False).run()
+        with no_word_of_a_full_log():
+            finished = RetiariiExperiment(space, evaluator, strategy, config, id=IN_PROCESS, listed=False).run()
     except InputError:
         _remove(own)
         raise

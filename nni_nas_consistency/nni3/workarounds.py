@@ -104,6 +104,21 @@ def warnings_only() -> Iterator[None]:
 
 
 @contextmanager
+def no_word_of_a_full_log() -> Iterator[None]:
+    """Keep quiet where NNI's log file cannot be written.
+
+    On a full disk Python prints a traceback for every line that NNI logs. Can go with
+    `test_a_log_that_cannot_be_written_costs_no_traceback`.
+    """
+    before = logging.raiseExceptions
+    logging.raiseExceptions = False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
+
+
+@contextmanager
 def quiet_interruptions() -> Iterator[None]:
     """Keep off the console what NNI logs while an experiment is interrupted or its input refused; the log file has it.
 

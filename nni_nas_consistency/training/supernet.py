@@ -16,6 +16,7 @@ from torch import nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import InputError, Terminated
+from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.spaces.hub import domain_of
@@ -123,6 +124,8 @@ def _train_phase(
         finished = run_in_process(space, evaluator, strategy, folder=run.folder / "nni")
     except SIGTERMException:  # a SystemExit without a code, which would end the process as if all were done
         finished = False
+    except OSError as error:  # Lightning's metrics
+        raise cannot_be_written(run.folder, error) from error
     if evaluator.trainer.received_sigterm:
         raise Terminated
     if not finished:
