@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -236,6 +237,13 @@ def test_a_run_that_is_killed_again_after_every_step_goes_on_to_the_same_weights
             jobs.train(job, write=silent, progress=killed_in_the_second_step)
     path = jobs.train(job, write=silent, progress=killed_in_the_second_step)
     assert same_weights(path, undisturbed)
+
+
+def test_no_checkpoint_goes_through_the_folder_of_temporary_files(tmp_path, monkeypatch):
+    """From there to another disk is a copy, half of which a kill would leave in the place of the only checkpoint."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    jobs.train(few_steps(tmp_path / "run", checkpoint_steps=1), write=silent)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_averaged_weights_are_what_a_run_ends_with_even_if_it_is_killed_before_it_writes_them(tmp_path):
