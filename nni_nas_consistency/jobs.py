@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import FileError, InputError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
 from nni_nas_consistency.files.doors import check_output, check_output_folder
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.spaces.chain import ChainSpace
+    from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
 
@@ -116,9 +117,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     with _importing():
         import torch
 
-        from nni_nas_consistency.supernet.checkpoint import save_supernet
-        from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING, TrainingRun
-        from nni_nas_consistency.training.supernet import train_supernet
+        from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
     place = device_of(job.device)
     images = job.data.images(job.data_root, train=True, download=job.download)
@@ -148,31 +147,56 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         check_output(path)
         for name in ("checkpoints", "metrics"):
             check_output_folder(job.out / name)
-        run = TrainingRun(
-            job.out,
-            resume=True,
-            checkpoint_steps=job.checkpoint_steps,
-            progress=progress,
-            precision=job.precision,
-            accelerator="cpu" if place == "cpu" else "gpu",
-            write=write,
-            keep_epochs=job.keep_epochs,
-            about=dict(job.provenance) | settings | about,
-            identity=identity_of(settings),
-        )
-        supernet = train_supernet(
-            space,
-            job.recipe,
-            images.to(place),
-            val.to(place),
-            seed=job.seed,
-            run=run,
-            stacking=job.stacking,
-            params=params_of(job.system, images.shape),
-        )
-        about |= {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
-        save_supernet(path, supernet, dict(job.provenance) | settings | about)
+        run = _run_of(job, settings, about, progress=progress, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run)
     return path
+
+
+def _run_of(
+    job: TrainJob,
+    settings: Mapping[str, Json],
+    about: Mapping[str, Json],
+    *,
+    progress: ShowProgress,
+    write: Callable[[str], None],
+) -> TrainingRun:
+    """Return where and how the run of a job keeps itself."""
+    from nni_nas_consistency.training.run import TrainingRun
+
+    return TrainingRun(
+        job.out,
+        resume=True,
+        checkpoint_steps=job.checkpoint_steps,
+        progress=progress,
+        precision=job.precision,
+        accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        write=write,
+        keep_epochs=job.keep_epochs,
+        about={**job.provenance, **settings, **about},
+        identity=identity_of(settings),
+    )
+
+
+def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun) -> None:
+    """Train a space by the recipe of a job, and write the supernet with what made it."""
+    with _importing():
+        import torch
+
+        from nni_nas_consistency.supernet.checkpoint import save_supernet
+        from nni_nas_consistency.training.supernet import train_supernet
+
+    supernet = train_supernet(
+        space,
+        job.recipe,
+        images,
+        val,
+        seed=job.seed,
+        run=run,
+        stacking=job.stacking,
+        params=params_of(job.system, images.shape),
+    )
+    spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
+    save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
 
 def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], int]:
@@ -334,6 +358,7 @@ class ChooseImagesJob:
         archs_scored: Archs of the list that are scored; images are chosen by one half, and checked on the other.
         batch_size: Images per batch.
         seed: Of the archs that are drawn, and of the choice.
+        overwrite: Whether a file at `out` is replaced.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -349,6 +374,7 @@ class ChooseImagesJob:
     archs_scored: int = 200
     batch_size: int = 512
     seed: int = 0
+    overwrite: bool = False
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -364,6 +390,8 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
         InputError: The list, the checkpoint, the data or the output cannot be used; or the list is too short.
     """
     check_output(job.out, [checkpoint_path(job.checkpoint), job.archs])
+    if job.out.exists() and not job.overwrite:
+        raise FileError(f"{job.out}: is there already; choose another --out, or --overwrite it")
     job.data.check_root(job.data_root, download=job.download)
     archs = list(first_archs(job.archs, job.system, None).values())
     if len(archs) < job.archs_scored:

@@ -60,9 +60,9 @@ class BadInput:
 
     @property
     def verb(self):
-        """The first word, and the second of `archs`."""
+        """The first word, and the second of `archs` and `images`."""
         words = self.words.split()
-        return " ".join(words[: 2 if words[:1] == ["archs"] else 1])
+        return " ".join(words[: 2 if words[:1] in (["archs"], ["images"]) else 1])
 
 
 SCORE = "score --checkpoint supernet.safetensors --archs list.json --images 50 --device cpu --out out.json"
@@ -72,6 +72,8 @@ STANDALONE = "standalone --space digits --archs list.json --epochs 1 --limit 2 -
 SEARCH = "search --checkpoint supernet.safetensors --images 50 --trials 3 --population 2 --device cpu --out out.json"
 RANK = "rank scores.json reference.json --resamples 20"
 CHECK = "archs check --space digits list.json"
+FEW_IMAGES = "--count 10 --archs-scored 4 --batch-size 10 --device cpu"
+CHOOSE = f"images choose --checkpoint supernet.safetensors --archs list.json {FEW_IMAGES} --out out.json"
 SAMPLE = "archs sample --space digits --count 3 --out out.json"
 QUICKSTART = "quickstart --epochs 1 --out new"
 
@@ -94,6 +96,9 @@ WORDS = [
     BadInput("a value for a flag before the verb", "--version=3", ("--version", "does not take a value")),
     BadInput("archs without a verb", "archs", ("Missing command", "archs --help")),
     BadInput("no such verb of archs", "archs chek list.json", ("No such command 'chek'", "archs --help")),
+    BadInput("images without a verb", "images", ("Missing command", "images --help")),
+    BadInput("no such verb of images", "images chose", ("No such command 'chose'", "'choose'", "images --help")),
+    BadInput("choose without a list", "images choose --checkpoint run", ("Missing option '--archs'",)),
     BadInput("a word after spaces", "spaces digits", ("'digits'", "spaces --help")),
     BadInput("an option of spaces", "spaces --json", ("No such option: --json",)),
     BadInput("a word after doctor", "doctor nnictl", ("(nnictl)", "doctor --help")),
@@ -125,6 +130,7 @@ FLAGS = [
     (SEARCH, ("--overwrite", "--download")),
     (RANK, ("--json", "--common")),
     (SAMPLE, ("--overwrite",)),
+    (CHOOSE, ("--overwrite", "--download")),
 ]
 
 WORDS += [
@@ -172,6 +178,9 @@ CHOICES = [
     (SEARCH, "--device", "CPU", DEVICES),
     (CHECK, "--space", "8x8", SPACES),
     (SAMPLE, "--space", "None", SPACES),
+    (CHOOSE, "--space", "resnet20x", SPACES),
+    (CHOOSE, "--data", "cifar", DATA),
+    (CHOOSE, "--device", "gpu:0", DEVICES),
 ]
 
 WORDS += [
@@ -204,6 +213,10 @@ INTEGERS = [
     (RANK, "--seed", "-2", "random"),
     (RANK, "--resamples", "0", "1_"),
     (SAMPLE, "--count", "0", "--5"),
+    (CHOOSE, "--count", "0", "1k"),
+    (CHOOSE, "--archs-scored", "3", "half"),
+    (CHOOSE, "--batch-size", "-1", "0.5"),
+    (CHOOSE, "--seed", "-3", "today"),
     (SAMPLE, "--seed", "-1", "+"),
 ]
 
@@ -233,6 +246,10 @@ LIMITED = [
     (RANK, "--resamples"),
     (SAMPLE, "--count"),
     (SAMPLE, "--seed"),
+    (CHOOSE, "--count"),
+    (CHOOSE, "--archs-scored"),
+    (CHOOSE, "--batch-size"),
+    (CHOOSE, "--seed"),
 ]
 
 WORDS += [
@@ -384,6 +401,18 @@ COMBINATIONS = [
         removed("run/settings.json"),
     ),
     BadInput("resuming in an empty folder", f"{TRAIN} --resume", ("new: there is no run to resume",), folder("new")),
+    BadInput("choosing more images than there are", f"{CHOOSE} --count 598", ("--count 598", "choose 1 to 597")),
+    BadInput(
+        "choosing by more archs than there are",
+        f"{CHOOSE} --archs-scored 6",
+        ("has 5 archs, not 6; lower --archs-scored",),
+    ),
+    BadInput(
+        "more images than an image list has",
+        f"{SCORE} --images-file images.json --images 21",
+        ("the first 21 images were requested", "has 20: choose 1 to 20"),
+        torch=True,
+    ),
     BadInput("a device that is not here", f"{SCORE} --device cuda", ("device 'cuda' is not here", "cpu"), torch=True),
     BadInput("training where no such device is", f"{TRAIN} --device cuda", ("device 'cuda' is not here",), torch=True),
     BadInput("a search where no such device is", f"{SEARCH} --device cuda", ("device 'cuda' is not here",), torch=True),
@@ -445,6 +474,7 @@ READERS = [
     ("a checkpoint to score", f"{SCORE} --checkpoint {{}}"),
     ("a checkpoint to search", f"{SEARCH} --checkpoint {{}}"),
     ("weights to train on", f"{TRAIN} --weights {{}}"),
+    ("an image list", f"{SCORE} --images-file {{}}"),
 ]
 
 PLACES = [
@@ -642,6 +672,51 @@ SCORES = [
 BAD_SCORES = [
     BadInput(f"scores that {what}", "rank bad.json reference.json", ("bad.json: ", *said), written("bad.json", content))
     for what, content, said in SCORES
+]
+
+IMAGE_FORMAT = '"format": "nni-nas-consistency images 1"'
+
+
+def image_list(images, head=f'{IMAGE_FORMAT}, "data": "digits"'):
+    """Return the JSON text of an image list."""
+    return f'{{{head}, "images": {images}, "provenance": {{}}}}'
+
+
+IMAGE_LISTS = [
+    ("is empty", "", ("is empty",)),
+    ("is cut off", image_list("[1, 2")[:-30], ("is truncated",)),
+    ("is an array", "[1, 2, 3]", ("the file is a list; expected an object",)),
+    ("is nested too deeply", "[" * 100_000, ("is nested too deeply",)),
+    ("is a list of archs", f"{{{GOOD}}}", ("the file lacks the field 'format'", "required are")),
+    ("has no images", image_list("[]"), ("names no images; make one with `images choose`",)),
+    ("has a number for its images", image_list("5"), ("names no images",)),
+    ("has an image beyond the last", image_list("[0, 597]"), ("names the image 597", "from 0 to 596")),
+    ("has a negative image", image_list("[-1]"), ("names the image -1", "from 0 to 596")),
+    ("has image 2^64", image_list(f"[{HUGE}]"), (f"names the image {HUGE}",)),
+    ("has half an image", image_list("[0.5]"), ("names the image 0.5",)),
+    ("has NaN for an image", image_list("[NaN]"), ("names the image NaN",)),
+    ("has true for an image", image_list("[true]"), ("names the image true",)),
+    ("has an image in words", image_list('["first"]'), ('names the image "first"',)),
+    ("has an object for an image", image_list('[{"a": 1}]'), ("names the image an object",)),
+    ("has an image twice", image_list("[3, 3]"), ("image 3 appears twice; keep one",)),
+    ("is of other images", image_list("[0]", f'{IMAGE_FORMAT}, "data": "cifar10"'), ('of "cifar10", not of "digits"',)),
+    ("is of an array of images", image_list("[0]", f'{IMAGE_FORMAT}, "data": []'), ('of a list, not of "digits"',)),
+    (
+        "is of the future",
+        image_list("[0]", '"format": "images 2", "data": "digits"'),
+        ('the format "images 2"', "images 1"),
+    ),
+    ("has a number as format", image_list("[0]", '"format": 1, "data": "digits"'), ("the format 1, not",)),
+]
+
+BAD_SCORES += [
+    BadInput(
+        f"an image list that {what}",
+        f"{SCORE} --images-file bad.json",
+        ("bad.json: ", *said),
+        written("bad.json", content),
+    )
+    for what, content, said in IMAGE_LISTS
 ]
 
 
@@ -847,7 +922,12 @@ CHECKPOINTS += [
 
 # outputs
 
-FILE_WRITERS = [(f"the scores of {SCORE.split()[0]}", SCORE), ("the scores of search", SEARCH), ("a sample", SAMPLE)]
+FILE_WRITERS = [
+    ("the scores of score", SCORE),
+    ("the scores of search", SEARCH),
+    ("a sample", SAMPLE),
+    ("an image list", CHOOSE),
+]
 
 FILE_PLACES = [
     ("is a folder", "odd", ("odd: is a folder; name a file to write",), folder("odd")),
@@ -954,6 +1034,15 @@ OUTPUTS += [
         f"{SEARCH} --out scores.json",
         ("scores.json: holds something else than this search", "or --overwrite it"),
         torch=True,
+    ),
+    BadInput("an image list over its list", f"{CHOOSE} --out list.json", ("list.json: is an input of this job",)),
+    BadInput(
+        "an image list over another file",
+        f"{CHOOSE} --out scores.json",
+        ("scores.json: is there already", "choose another --out, or --overwrite it"),
+    ),
+    BadInput(
+        "scores over their image list", f"{SCORE} --images-file images.json --out images.json", ("is an input of",)
     ),
     BadInput("a search over a text", SEARCH, ("out.json: is not JSON",), written("out.json", "mine"), torch=True),
     BadInput(
@@ -1280,6 +1369,7 @@ WIDE = written("wide.json", json.dumps({"arch1": {"acc": 0, "arch": "-".join(["4
 OF_CIFAR = [
     ("score", "score --checkpoint resnet20-cifar100 --archs wide.json --out out.json"),
     ("search", "search --checkpoint resnet20-cifar100 --trials 2 --population 2 --out out.json"),
+    ("images choose", "images choose --checkpoint resnet20-cifar100 --archs wide.json --out out.json"),
     ("train", "train --recipe short --epochs 1 --out new"),
     ("standalone", "standalone --space resnet20 --archs wide.json --epochs 1 --out new"),
 ]

@@ -19,6 +19,7 @@ from helpers import keep_nni_in, tiny_supernet
 
 from nni_nas_consistency import save_supernet
 from nni_nas_consistency.cli.main import command_tree, main
+from nni_nas_consistency.files.image_lists import write_image_list
 from nni_nas_consistency.ranking import statistics
 from nni_nas_consistency.scoring.journal import FORMAT
 from nni_nas_consistency.strategies import sampling
@@ -46,6 +47,7 @@ def make_valid_files():
     archs = json.loads(Path("list.json").read_text())
     reference = {name: {**entry, "acc": 0.5 + index / 10} for index, (name, entry) in enumerate(archs.items())}
     Path("reference.json").write_text(json.dumps(reference))
+    write_image_list(Path("images.json"), "digits", range(20), {})
     save_supernet(Path("supernet.safetensors"), tiny_supernet(torch.float32), {"space": "digits", "data": "digits"})
     run(*SCORE.split(), "--out", "scores.json")
     run(*HALF.split())

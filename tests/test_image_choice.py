@@ -74,14 +74,14 @@ def test_image_lists_are_read_as_they_were_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": "images 2"}, "has the format 'images 2'"),
-        ({"data": "cifar10"}, "names images of 'cifar10', not of 'digits'"),
+        ({"format": "images 2"}, 'has the format "images 2"'),
+        ({"data": "cifar10"}, 'names images of "cifar10", not of "digits"'),
         ({"images": []}, "names no images"),
         ({"images": 3}, "names no images"),
         ({"images": [1, 2, 1]}, "image 1 appears twice"),
         ({"images": [1, 10]}, "names the image 10; the data set has those from 0 to 9"),
         ({"images": [-1]}, "names the image -1"),
-        ({"images": [True]}, "names the image True"),
+        ({"images": [True]}, "names the image true"),
         ({"more": 1}, "unknown field 'more'"),
     ],
 )

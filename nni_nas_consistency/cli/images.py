@@ -58,6 +58,7 @@ def images_choose(
         int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
     ] = 512,
     seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
@@ -79,6 +80,7 @@ def images_choose(
         archs_scored=archs_scored,
         batch_size=batch_size,
         seed=seed,
+        overwrite=overwrite,
         device=device,
         provenance=provenance(command_line(context)),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nni_nas_consistency.files.atomic import write_text_atomically
-from nni_nas_consistency.files.strict_json import Json, fields_of, file_errors, read_object
+from nni_nas_consistency.files.strict_json import Json, fields_of, file_errors, read_object, shown
 
 IMAGES_FORMAT = "nni-nas-consistency images 1"
 
@@ -40,9 +40,9 @@ def read_image_list(path: Path, data: str, count: int) -> list[int]:
         keys = ("format", "data", "images", "provenance")
         kind, of_data, images, _ = fields_of(read_object(path), "the file", keys)
         if kind != IMAGES_FORMAT:
-            raise ValueError(f"has the format {kind!r}, not {IMAGES_FORMAT!r}; make one with `images choose`")
+            raise ValueError(f"has the format {shown(kind)}, not {IMAGES_FORMAT!r}; make one with `images choose`")
         if of_data != data:
-            raise ValueError(f"names images of {of_data!r}, not of {data!r}; choose images of that data set")
+            raise ValueError(f"names images of {shown(of_data)}, not of {shown(data)}; choose images of that data set")
         if not isinstance(images, list) or not images:
             raise ValueError("names no images; make one with `images choose`")
         return _checked(images, count)
@@ -52,7 +52,7 @@ def _checked(images: list[object], count: int) -> list[int]:
     checked: dict[int, None] = {}
     for image in images:
         if type(image) is not int or not 0 <= image < count:
-            raise ValueError(f"names the image {image!r}; the data set has those from 0 to {count - 1}")
+            raise ValueError(f"names the image {shown(image)}; the data set has those from 0 to {count - 1}")
         if image in checked:
             raise ValueError(f"image {image} appears twice; keep one of them")
         checked[image] = None
