@@ -267,6 +267,8 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         check_output(beside(job.out, what), inputs)
     job.data.check_root(job.data_root, download=job.download)
     archs = first_archs(job.archs, job.system, job.limit)
+    for name, arch in archs.items():
+        job.system.domain.check(arch, name)
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -331,7 +333,7 @@ class RankJob:
 
 
 def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
-    """Return how well the scores rank the archs, next to parameters and MACs where the space has a network.
+    """Return how well the scores rank the archs, next to parameters and MACs.
 
     Needs neither torch nor NNI.
 
@@ -378,8 +380,6 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    if system.cost is None:
-        return {}
     costs = [system.cost(arch, system.data.shape) for arch in archs]
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
 
@@ -423,7 +423,6 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
     Raises:
         InputError: The list, the data or the folder cannot be used.
     """
-    job.system.check_network()
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, overwrite=job.overwrite)
     archs = first_archs(job.archs, job.system, job.limit)
