@@ -104,6 +104,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
+    job.recipe.check(fresh=job.weights is None)
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
 
@@ -156,7 +157,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         )
         supernet = train_supernet(
             space,
-            job.recipe,
+            job.recipe.for_data(job.data.train),
             images.to(place),
             val.to(place),
             seed=job.seed,
