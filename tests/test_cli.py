@@ -315,7 +315,7 @@ def test_words_that_contradict_a_file_or_a_recipe_are_one_line_and_exit_2(folder
     [
         (["train"], "cifar100 needs --data-root"),
         (["train", "--data-root", "nowhere"], "--download"),
-        (["train", "--space", "resnet48"], "space resnet48 has no recipe yet"),
+        (["train", "--space", "resnet48"], "imagenet needs --data-root"),
         ([*SHORT_TRAINING, "--out", "{tmp}", "--resume"], "there is no run to resume"),
         ([*SHORT_TRAINING, "--out", "{tmp}", "--n", "1"], "needs at least 2 archs per step"),
         (["score", "--orders", "2", "--bn", "test"], "2 orders change nothing with statistics 'test'"),
