@@ -111,6 +111,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
+    job.recipe.check(fresh=job.weights is None)
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
 
@@ -187,7 +188,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
 
     supernet = train_supernet(
         space,
-        job.recipe,
+        job.recipe.for_data(job.data.train),
         images,
         val,
         seed=job.seed,
@@ -303,6 +304,8 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
     named = None
     if job.images_file is not None:
         named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
+    for name, arch in archs.items():
+        job.system.domain.check(arch, name)
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -462,7 +465,7 @@ class RankJob:
 
 
 def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
-    """Return how well the scores rank the archs, next to parameters and MACs where the space has a network.
+    """Return how well the scores rank the archs, next to parameters and MACs.
 
     Needs neither torch nor NNI.
 
@@ -509,8 +512,6 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    if system.cost is None:
-        return {}
     costs = [system.cost(arch, system.data.shape) for arch in archs]
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
 
@@ -522,7 +523,7 @@ class StandaloneJob:
     Args:
         system: The competition or benchmark.
         data: The data set.
-        archs: The list, in released form.
+        archs: The list, in released form; or the arch itself, to train one.
         out: Folder to write into; seeds that are finished there are not trained again.
         optimization: Optimizer and schedule.
         seeds: Train every arch with seeds 0 … seeds − 1.
@@ -536,7 +537,7 @@ class StandaloneJob:
 
     system: System
     data: DataSet
-    archs: Path
+    archs: Path | Arch
     out: Path
     optimization: Optimization
     seeds: int = 1
@@ -554,10 +555,9 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
     Raises:
         InputError: The list, the data or the folder cannot be used.
     """
-    job.system.check_network()
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, overwrite=job.overwrite)
-    archs = first_archs(job.archs, job.system, job.limit)
+    archs = first_archs(job.archs, job.system, job.limit) if isinstance(job.archs, Path) else {"arch1": job.archs}
 
     with _importing():
         from nni_nas_consistency.training.reference import train_references
