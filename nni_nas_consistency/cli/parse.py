@@ -17,6 +17,7 @@ from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
 
@@ -61,9 +62,10 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     """Return the system of a checkpoint, and its data set if it is one of ours.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or its space or data set has no word.
+        CheckpointError: The checkpoint cannot be read, or its space, its sharing or its data set has no word.
     """
     header = read_checkpoint_header(checkpoint)
+    sharing_of_checkpoint(checkpoint)
     system = system_of_checkpoint(header.space)
     if system is None:
         arguments = ", ".join(f"{name} {value!r}" for name, value in header.space.items())
@@ -315,6 +317,15 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "rank_weight": (_number, "a number of at least 0"),
     "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
 }
+
+
+def sharing_of(text: str | None) -> Sharing | None:
+    """Return the sharing of a text like `conv=end,bn=end:4`; what is not named is `full`.
+
+    Raises:
+        InputError: The text is not of that form, or a rule does not exist.
+    """
+    return None if text is None else Sharing.parse(text)
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
