@@ -56,8 +56,8 @@ class FrozenTeacher:
     """A trained network that the archs of a supernet learn from besides the labels, and what may come to it.
 
     Args:
-        network: Maps images to logits [B, K]. It is not trained; put it into evaluation mode. It moves to the device and
-            the type of the images.
+        network: Maps images to logits [B, K]. It is not trained; put it into evaluation mode. It moves to the device
+            and the type of the images.
         sandwich_ramp: Epochs until the largest and the smallest arch, which run besides the sampled ones, count as much
             as these: in epoch e, from 0, their losses have the weight min(1, e / ramp). None: they do not run.
         rank_weight: Weight of the rank loss guided by MACs (`losses.pairwise_rank_loss`) at the end of its ramp.
