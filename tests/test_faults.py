@@ -248,12 +248,17 @@ def assert_same(job, folder, undisturbed):
     for pattern in (*job.identical, *job.weights):
         names = {path.relative_to(undisturbed) for path in undisturbed.glob(pattern)}
         assert names and names == {path.relative_to(folder) for path in folder.glob(pattern)}
+    assert_nothing_wrong(job, folder, undisturbed)
+
+
+def assert_nothing_wrong(job, folder, undisturbed):
+    """See that the results that are there, perhaps not all of them, are those of the undisturbed run."""
     for pattern in job.identical:
-        for path in undisturbed.glob(pattern):
-            assert (folder / path.relative_to(undisturbed)).read_bytes() == path.read_bytes(), path
+        for path in folder.glob(pattern):
+            assert path.read_bytes() == (undisturbed / path.relative_to(folder)).read_bytes(), path
     for pattern in job.weights:
-        for path in undisturbed.glob(pattern):
-            one, other = load_file(path), load_file(folder / path.relative_to(undisturbed))
+        for path in folder.glob(pattern):
+            one, other = load_file(path), load_file(undisturbed / path.relative_to(folder))
             assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), path
 
 
@@ -275,6 +280,7 @@ class Disturbed:
         server: Starts the job.
         job: What to run.
         folder: Where.
+        whole: Where the undisturbed run is.
         window: Kills come within so many seconds after a start; adapted, for a machine that has other work too.
         dice: Draws the kills.
         ends: How the attempts ended, and how often.
@@ -284,6 +290,7 @@ class Disturbed:
     server: Server
     job: Job
     folder: Path
+    whole: Path
     window: float
     dice: random.Random
     ends: Counter[str] = field(default_factory=Counter)
@@ -325,6 +332,7 @@ class Disturbed:
         codes = {"SIGINT": 130, "SIGTERM": 143, "none": 0}
         assert code in (0, codes.get(fault, -signal.SIGKILL)), f"{fault}, exit {code}: {self.log.read_text()}"
         assert not errors_in(self.log)
+        assert_nothing_wrong(self.job, self.folder, self.whole)
         self.ends[fault if code else "done"] += 1
         self.progress.append(self.job.progress(self.folder))
         assert self.progress == sorted(self.progress), f"{self.progress}: finished work was lost"
@@ -334,7 +342,7 @@ class Disturbed:
 def test_a_job_that_is_killed_twenty_times_ends_like_one_that_is_not(name, server, place, undisturbed):
     job, whole = JOBS[name], undisturbed(name)
     window = whole.before + (whole.seconds - whole.before) / (15 if job.total else 1)
-    run = Disturbed(server, job, place / f"killed {name}", window, random.Random(name))
+    run = Disturbed(server, job, place / f"killed {name}", whole.folder, window, random.Random(name))
     run.attempt("SIGKILL in a call", die=[*job.calls[0], 1])  # nothing is finished yet
     assert run.progress == [0]
     while run.kills < KILLS or not run.is_nearly_done():
@@ -343,7 +351,7 @@ def test_a_job_that_is_killed_twenty_times_ends_like_one_that_is_not(name, serve
             assert not run.ends["done"], f"{run.ends}, {run.progress}: the job ended too early: make it longer"
     run.attempt("SIGKILL in a call", die=["replace", job.last, 1])  # all is finished but the last file
     run.attempt("none")
-    print(f"\n{name}: {dict(run.ends)}, {len(run.progress)} starts, finished {run.progress} of {job.total}")
+    print(f"\n{name}: {run.kills} kills, {dict(run.ends)}, {len(run.progress)} starts, finished {run.progress}")
     if job.total:
         assert len(set(run.progress)) > 8, f"{run.progress}: the kills did not spread over the work"
     assert_same(job, run.folder, whole.folder)
@@ -405,4 +413,4 @@ def test_on_a_full_disk_a_job_says_so_and_goes_on_when_there_is_room(name, serve
         assert server.run(job, disk / "job", log) == 0, log.read_text()
         assert_same(job, disk / "job", whole.folder)
     print(f"\n{name}: the disk was full {full} times of 8")
-    assert full
+    assert full >= 3

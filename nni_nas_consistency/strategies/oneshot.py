@@ -318,8 +318,11 @@ def stacked_is_faster(space: ModelSpace, device: torch.device) -> bool:
 
 def newest_checkpoint(trainer: pl.Trainer) -> str:
     """Return the path of the checkpoint that the trainer wrote last, or an empty string."""
-    callback = trainer.checkpoint_callback
-    return getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+    for callback in trainer.checkpoint_callbacks:
+        path: str = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+        if path:
+            return path
+    return ""
 
 
 def _ramp(epoch: int, length: int | None) -> float:

@@ -165,6 +165,7 @@ class StepCheckpoints(Checkpoint):
     def __init__(self, path: Path, steps: int) -> None:
         self.path = path
         self.steps = steps
+        self.last_model_path = ""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -172,6 +173,7 @@ class StepCheckpoints(Checkpoint):
         """Write a checkpoint if it is time."""
         if trainer.global_step % self.steps == 0 and trainer.global_step % int(trainer.num_training_batches):
             trainer.save_checkpoint(self.path, weights_only=False)  # that is: with the optimizer too
+            self.last_model_path = str(self.path)
 
 
 class LastLoss(Callback):
