@@ -22,6 +22,8 @@ from .supernet.active import active_subnet
 from .supernet.checkpoint import load_supernet, save_supernet
 from .supernet.extract import sub_state_dict
 from .supernet.make import make_supernet
+from .supernet.sharing import Sharing
+from .supernet.unsharing import unshare
 from .training.alone import train_alone
 from .training.lightning import training_evaluator
 from .training.run import TrainingRun
@@ -47,6 +49,7 @@ __all__ = [
     "SandwichStrategy",
     "ScoreJob",
     "Scoring",
+    "Sharing",
     "TrainJob",
     "TrainingRun",
     "UniformSampler",
@@ -73,6 +76,7 @@ __all__ = [
     "train_alone",
     "train_supernet",
     "training_evaluator",
+    "unshare",
     "write_released",
     "write_scores",
 ]

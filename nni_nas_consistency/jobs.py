@@ -6,10 +6,11 @@ imported by the functions, so that a job is made, and its words are checked, wit
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
 from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
 from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
 
@@ -54,6 +56,8 @@ class TrainJob:
         download: Whether the data set may be fetched into it.
         seed: Of first weights, sampler, order of the images and augmentation.
         weights: Supernet to start from, instead of fresh weights.
+        sharing: How archs share weights; None: as in `weights`, else by one kernel per layer. Where it is finer than in
+            `weights`, kernels start as slices of those.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
@@ -74,6 +78,7 @@ class TrainJob:
     download: bool = False
     seed: int = 0
     weights: Path | None = None
+    sharing: Sharing | None = None
     resume: bool = False
     overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
@@ -93,7 +98,8 @@ class TrainJob:
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
-        return {**recipe, **phases, **how}
+        sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
+        return {**recipe, **phases, **how, **sharing}
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -113,6 +119,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     """
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    job = replace(job, sharing=_sharing_to_train(job))
 
     with _importing():
         import torch
@@ -131,7 +138,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
-        about["trained_on_from"], settings["weights"] = _start_from(space, job.weights, job.out)
+        about["trained_on_from"], settings["weights"] = _start_from(space, job)
     path = job.out / "supernet.safetensors"
     with open_run(
         job.out,
@@ -194,6 +201,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
         run=run,
         stacking=job.stacking,
         params=params_of(job.system, images.shape),
+        sharing=job.sharing,
     )
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
@@ -205,15 +213,32 @@ def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], i
     return lambda arch: space.complexity(arch).params
 
 
-def _start_from(space: ChainSpace, weights: Path, out: Path) -> tuple[dict[str, Json], str]:
-    """Make a space the supernet of a checkpoint; return what made that, and its SHA-256."""
-    from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha256
-    from nni_nas_consistency.supernet.make import make_supernet
+def _sharing_to_train(job: TrainJob) -> Sharing:
+    """Return how archs will share weights; from the header of the weights to start from, without torch."""
+    if job.weights is None:
+        return job.sharing or FULL
+    before = sharing_of_checkpoint(job.weights)
+    sharing = job.sharing or before
+    if not sharing.refines(before):
+        raise InputError(coarser(f"{job.weights}, of {before},", sharing))
+    return sharing
 
-    if _is_written_by_run(weights.resolve(), out.resolve()):
-        raise InputError(f"{weights}: is what this run would write; give another --out")
-    about = load_supernet(weights, make_supernet(space))
-    return about, weights_sha256(space)
+
+def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]:
+    """Make a space a supernet that starts from a checkpoint; return what made that, and its SHA-256."""
+    import torch
+
+    from nni_nas_consistency.supernet.checkpoint import supernet_of, weights_sha256
+    from nni_nas_consistency.supernet.make import make_supernet
+    from nni_nas_consistency.supernet.unsharing import unshare
+
+    assert job.weights is not None and job.sharing is not None
+    if _is_written_by_run(job.weights.resolve(), job.out.resolve()):
+        raise InputError(f"{job.weights}: is what this run would write; give another --out")
+    with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once: leave torch's generator alone
+        shared, about = supernet_of(job.weights, copy.deepcopy(space))
+    unshare(shared, make_supernet(space, sharing=job.sharing))
+    return about, weights_sha256(shared)
 
 
 def _is_written_by_run(path: Path, folder: Path) -> bool:
@@ -655,11 +680,9 @@ def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) 
     Raises:
         CheckpointError: The checkpoint cannot be used, or was trained for a different space.
     """
-    from nni_nas_consistency.supernet.checkpoint import load_supernet
-    from nni_nas_consistency.supernet.make import make_supernet
+    from nni_nas_consistency.supernet.checkpoint import supernet_of
 
-    supernet = make_supernet(system.make_space(shape))
-    return supernet, load_supernet(checkpoint, supernet)
+    return supernet_of(checkpoint, system.make_space(shape))
 
 
 def first_archs(path: Path, system: System, limit: int | None) -> dict[str, Arch]:

@@ -16,6 +16,7 @@ from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.supernet.sharing import Sharing
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Phase, Recipe
 
@@ -250,6 +251,15 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
     "ema": (_decay_or_none, "a number above 0 and below 1, such as 0.999, or none"),
 }
+
+
+def sharing_of(text: str | None) -> Sharing | None:
+    """Return the sharing of a text like `conv=end,bn=end:4`; what is not named is `full`.
+
+    Raises:
+        InputError: The text is not of that form, or a rule does not exist.
+    """
+    return None if text is None else Sharing.parse(text)
 
 
 def shard_of(text: str | None) -> tuple[int, int]:

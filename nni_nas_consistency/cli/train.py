@@ -52,6 +52,13 @@ def train(
         Path | None,
         typer.Option(help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped."),
     ] = None,
+    sharing: Annotated[
+        str | None,
+        typer.Option(
+            help="How archs share weights, such as conv=end,bn=end,fc=full: each full, front, end or independent; "
+            "end:4 for groups of 4 widths. By default that of --weights, whose slices finer kernels start from; else full."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Fail unless --out holds this run; the same command goes on anyway.")
     ] = False,
@@ -103,6 +110,7 @@ def train(
         download=download,
         seed=seed,
         weights=weights,
+        sharing=parse.sharing_of(sharing),
         resume=resume,
         overwrite=overwrite,
         stacking=step,

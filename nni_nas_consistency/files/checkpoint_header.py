@@ -64,6 +64,7 @@ class CheckpointHeader:
         sha256: Of the content, as `supernet.checkpoint.checkpoint_sha256` defines it; None in files that were written
             before there was one.
         tensors: Type and shape of each tensor, by name.
+        sharing: How archs share weights, such as `conv=end,bn=end,fc=full`; None: by one kernel per layer.
     """
 
     format: str
@@ -71,6 +72,7 @@ class CheckpointHeader:
     about: Mapping[str, Any]
     sha256: str | None
     tensors: Mapping[str, TensorHeader]
+    sharing: str | None = None
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -103,6 +105,7 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
             _json_object(metadata, "about"),
             _sha256(metadata),
             {name: _tensor(value, f"tensor {name}") for name, value in header.items()},
+            _sharing(metadata),
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {one_line(error)}; copy or train it again") from error
@@ -164,6 +167,13 @@ def _sha256(metadata: Mapping[str, object]) -> str | None:
     if digest is None or (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
         return digest
     raise ValueError(f"its sha256 is {shown(digest)}; expected 64 hexadecimal digits")
+
+
+def _sharing(metadata: Mapping[str, object]) -> str | None:
+    sharing = metadata.get("sharing")
+    if sharing is None or isinstance(sharing, str):
+        return sharing
+    raise ValueError(f"its sharing is {shown(sharing)}; expected a text")
 
 
 def _tensor(value: object, what: str) -> TensorHeader:

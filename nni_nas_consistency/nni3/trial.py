@@ -12,9 +12,8 @@ import nni
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import Score, Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.supernet.checkpoint import load_supernet
+from nni_nas_consistency.supernet.checkpoint import supernet_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
-from nni_nas_consistency.supernet.make import make_supernet
 
 
 def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:
@@ -60,9 +59,7 @@ def _supernet_of(
     space: Callable[..., ChainSpace], arguments: tuple[tuple[str, Any], ...], checkpoint: Path, modified: int
 ) -> ChainSpace:
     """Return the supernet of a checkpoint; `modified` is part of the cache key, so that a new file is loaded."""
-    supernet = make_supernet(space(**dict(arguments)))
-    load_supernet(checkpoint, supernet)
-    return supernet
+    return supernet_of(checkpoint, space(**dict(arguments)))[0]
 
 
 @lru_cache(maxsize=1)

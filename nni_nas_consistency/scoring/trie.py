@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.scoring.memory import ImageChunk
-from nni_nas_consistency.spaces.chain import ChainSpace, Link, State
+from nni_nas_consistency.spaces.chain import ChainSpace, Link, State, runs_at_widest
 from nni_nas_consistency.supernet.active import Run, active_of, channels_present
 from nni_nas_consistency.supernet.batch_norm import computed
 from nni_nas_consistency.supernet.statistics import Statistics
@@ -64,6 +64,7 @@ class Walk:
     ) -> None:
         self.links, self.active = cast("Sequence[Link]", supernet.links), active_of(supernet)
         self.archs, self.bundle, self.chunk, self.statistics = archs, bundle, chunk, statistics
+        self.nested = [runs_at_widest(link) for link in self.links]
         self.keys = [keys_of(supernet, arch) for arch in archs]
 
     def leaves(self) -> Iterator[tuple[list[int], Tensor]]:
@@ -81,7 +82,7 @@ class Walk:
         present = [child for child in children if self._key(depth, child) is not None]
         if absent:
             yield from self._descend(depth + 1, absent, _gather(state, _parents(absent), len(nodes)))
-        if present and self.links[depth].nested:
+        if present and self.nested[depth]:
             yield from self._descend_nested(depth, present, state, len(nodes))
         elif present:
             yield from self._descend_by_key(depth, present, state, len(nodes))

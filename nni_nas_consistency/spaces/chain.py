@@ -30,7 +30,13 @@ from nni_nas_consistency.archs.domains import Constraint as DomainConstraint
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.supernet.active import Active, Resolved
 from nni_nas_consistency.supernet.extract import copy_into, sub_state_dict
-from nni_nas_consistency.supernet.modules import Branching, Elastic, ElasticInputChoice, differ_by_width_alone
+from nni_nas_consistency.supernet.modules import (
+    Branching,
+    Elastic,
+    ElasticBank,
+    ElasticInputChoice,
+    differ_by_width_alone,
+)
 from nni_nas_consistency.supernet.nni_modules import choices_of, exact_freeze, nni_choice
 
 State: TypeAlias = "Tensor | tuple[Tensor, ...]"
@@ -42,13 +48,20 @@ class Link(Protocol):
     """A link that the prefix scorer can run. A chain with other modules among its links gets the plain scorer."""
 
     nested: bool
-    """Whether the key is the output width, and a narrower output equals the leading channels of a wider one."""
+    """Whether the key is the output width, and a narrower output equals the leading channels of a wider one, as long as
+    every layer has one kernel."""
 
     def __call__(self, state: State) -> State:
         """Return the next state; the link must not write into its input, which other archs share."""
 
     def key(self, arch: Arch) -> Hashable:
         """Return everything in the arch, besides the input, that the output depends on; None if the link is absent."""
+
+
+def runs_at_widest(link: Link) -> bool:
+    """Return whether a link of a supernet may run once at its widest output, of which other archs take channels."""
+    banks = [module for module in cast("nn.Module", link).modules() if isinstance(module, ElasticBank)]
+    return link.nested and all(module.bank.nested for module in banks)
 
 
 class ChainSpace(ModelSpace):  # type: ignore[misc]
@@ -147,6 +160,8 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
     def can_stack(self, archs: Sequence[Arch]) -> bool:
         """Return whether archs can run as one stacked batch: they use the same modules, and differ in widths only.
 
+        Where a layer has several kernels, they must use the same one.
+
         In a stacked batch, the channels that an arch lacks are zero and come last. A space must override this, to
         return False, if code of its own between elastic layers changes that: a sigmoid, or a concatenation of features
         whose widths vary.
@@ -234,9 +249,9 @@ class _Stacking:
         possible = not any(_runs_one_arch(module, supernet=space.active is not None) for module in modules)
         return cls(possible, choices, [module for module in modules if isinstance(module, Branching)])
 
-    def decided(self, arch: Arch) -> tuple[list[Any], list[list[str]]]:
+    def decided(self, arch: Arch) -> tuple[list[Any], list[list[nn.Module]]]:
         """Return what must be the same for all archs of a stacked batch."""
-        children = [[name for name, _ in module.subnet_children(arch)] for module in self.branching]
+        children = [[child for _, child in module.subnet_children(arch)] for module in self.branching]
         return [choice.at(arch) for choice in self.choices], children
 
 

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.supernet.nni_modules import nni_choice, set_sample
+from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.supernet.statistics import Statistics
 
 Sample: TypeAlias = "Mapping[str, Any]"
@@ -48,12 +50,14 @@ class Active:
         run: The first run.
         codec: The codec of the space.
         nni_modules: Whether the supernet has modules of NNI, which need `set_sample` besides.
+        sharing: How archs share weights.
     """
 
-    def __init__(self, run: Run, codec: Codec, *, nni_modules: bool) -> None:
+    def __init__(self, run: Run, codec: Codec, *, nni_modules: bool, sharing: Sharing = FULL) -> None:
         self.run = run
         self.codec = codec
         self.nni_modules = nni_modules
+        self.sharing = sharing
 
 
 class ReadsActive:
@@ -72,8 +76,8 @@ class Resolved:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self._mutables = dict(value.simplify()) if isinstance(value, Mutable) else {}
-        self.labels: tuple[str, ...] = tuple(self._mutables)
+        self.mutables: Mapping[str, Any] = dict(value.simplify()) if isinstance(value, Mutable) else {}
+        self.labels: tuple[str, ...] = tuple(self.mutables)
         self._known: dict[Hashable, Any] = {}
 
     @property
@@ -92,7 +96,7 @@ class Resolved:
             return self.value
         choices = arch.choices[self.labels[0]] if len(self.labels) == 1 else tuple(map(arch.choices.get, self.labels))
         if choices not in self._known:
-            sample = {label: nni_choice(self._mutables[label], arch.choices[label]) for label in self.labels}
+            sample = {label: nni_choice(self.mutables[label], arch.choices[label]) for label in self.labels}
             self._known[choices] = self.value.freeze(sample)
         return self._known[choices]
 
@@ -100,6 +104,17 @@ class Resolved:
     def largest(self) -> Any:
         """The largest value over all archs."""
         return max(self.value.grid()) if isinstance(self.value, MutableExpression) else self.value
+
+
+def value_pairs(first: Resolved, second: Resolved) -> set[tuple[Any, Any]]:
+    """Return the pairs of values that two values have over all archs; a label in both has one choice in an arch."""
+    mutables = {**first.mutables, **second.mutables}
+    pairs = set()
+    for choices in product(*(mutable.grid() for mutable in mutables.values())):
+        sample = dict(zip(mutables, choices, strict=True))
+        one, other = (each.value.freeze(sample) if each.varies else each.value for each in (first, second))
+        pairs.add((one, other))
+    return pairs
 
 
 def width_of(value: Any) -> Resolved:

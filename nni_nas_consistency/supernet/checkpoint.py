@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -28,6 +28,11 @@ from nni_nas_consistency.files.checkpoint_header import (
     read_checkpoint_header,
 )
 from nni_nas_consistency.files.strict_json import decode, json_value
+from nni_nas_consistency.supernet.active import active_of
+from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.supernet.sharing import FULL, sharing_of_checkpoint
+
+AnySpace = TypeVar("AnySpace", bound=ModelSpace)
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -49,6 +54,9 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
     except ValueError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
     metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": text}
+    sharing = active_of(supernet).sharing
+    if sharing != FULL:
+        metadata["sharing"] = str(sharing)
     # copies, since safetensors refuses tensors that share memory: those of a module that is registered twice
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _weights(supernet).items()}
     metadata["sha256"] = checkpoint_sha256(tensors, metadata)
@@ -58,6 +66,20 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
         raise CheckpointError(str(error)) from error
 
 
+def supernet_of(path: Path, space: AnySpace) -> tuple[AnySpace, dict[str, Any]]:
+    """Turn a space, in place, into the supernet of a checkpoint, and return it with how it was made.
+
+    Args:
+        path: As for `load_supernet`.
+        space: A space that is not a supernet yet, with the same arguments as the space of the checkpoint.
+
+    Raises:
+        CheckpointError: As `load_supernet`.
+    """
+    supernet = make_supernet(space, sharing=sharing_of_checkpoint(path))
+    return supernet, load_supernet(path, supernet)
+
+
 def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
     """Load the weights of a checkpoint into a supernet, and return how they were made.
 
@@ -65,15 +87,21 @@ def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
-        supernet: A space after `make_supernet`, with the same arguments as the space of the checkpoint.
+        supernet: A space after `make_supernet`, with the arguments and the sharing of the checkpoint.
 
     Raises:
         CheckpointError: There is no such file, it is not a supernet checkpoint, is damaged, or was trained for a
-            different space.
+            different space or with a different sharing.
     """
     header = read_checkpoint_header(path)
     present = _present_name if header.format == FORMAT_1 else str
     _check_space(path, header.space, space_identity(supernet))
+    written, wanted = sharing_of_checkpoint(path), active_of(supernet).sharing
+    if written != wanted:
+        raise CheckpointError(
+            f"{path}: shares weights by {written} instead of {wanted}; make the supernet with "
+            f"make_supernet(space, sharing=Sharing.parse({str(written)!r}))"
+        )
     _check_tensors(path, {present(name): tensor for name, tensor in header.tensors.items()}, _weights(supernet))
     tensors = _undamaged(path, header.sha256)
     weights = {present(name): tensor for name, tensor in tensors.items()}

@@ -20,8 +20,9 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec, SampleCodec
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.supernet.active import Active, ReadsActive, Run, set_run
-from nni_nas_consistency.supernet.modules import Elastic, elastic
+from nni_nas_consistency.supernet.modules import ConvBN, Elastic, elastic
 from nni_nas_consistency.supernet.nni_modules import choices_of, frozen_subnet, mutate, nni_choice
+from nni_nas_consistency.supernet.sharing import FULL, Sharing
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
 
@@ -40,27 +41,33 @@ class Chain(Protocol):
         """Return whether archs can run as one stacked batch."""
 
 
-def make_supernet(space: AnySpace) -> AnySpace:
+def make_supernet(space: AnySpace, *, sharing: Sharing = FULL) -> AnySpace:
     """Turn a model space, in place, into a supernet; return the same object.
 
     Until `active_subnet` sets an arch, it runs as the largest arch that a chain space declares, else as some arch.
 
     Args:
         space: A `ModelSpace` of NNI: a chain space, a hub space, or your own.
+        sharing: How archs share weights; by default the leading channels of one kernel per layer.
 
     Raises:
         ValueError: The space is a supernet already.
-        InputError: Neither we nor NNI can share the weights of some module; the message names it and the way out.
+        InputError: Neither we nor NNI can share the weights of some module, or not by this sharing; the message names
+            it and the way out.
     """
     if getattr(space, "active", None) is not None:
         raise ValueError("the space is a supernet already")
+    if sharing != FULL and not isinstance(space, Chain):
+        raise InputError(
+            f"{type(space).__name__} is no chain space, and NNI's supernet modules share by {FULL} only, not {sharing}"
+        )
     codec = codec_of(space)
     first = space.domain.largest if isinstance(space, Chain) else None
     if first is None:
         first = codec.arch(_some_sample(space))
-    active = Active(Run((first,)), codec, nni_modules=False)
-    mutate(space, [_elastic_hook(active)] if isinstance(space, Chain) else [])
+    active = Active(Run((first,)), codec, nni_modules=False, sharing=sharing)
     network = cast("nn.Module", space)
+    mutate(space, [_elastic_hook(active, network)] if isinstance(space, Chain) else [])
     ours = (Elastic,)
     active.nni_modules = any(isinstance(m, BaseSuperNetModule) and not isinstance(m, ours) for m in network.modules())
     for module in network.modules():
@@ -103,13 +110,15 @@ def codec_of(space: ModelSpace) -> Codec:
     return SampleCodec(type(space).__name__, choices_of(space))
 
 
-def _elastic_hook(active: Active) -> Any:
+def _elastic_hook(active: Active, network: nn.Module) -> Any:
+    conv_before = {module.bn: module.conv for module in network.modules() if isinstance(module, ConvBN)}
+
     def hook(module: nn.Module, name: str, memo: dict[str, Any], arguments: dict[str, Any]) -> Any:
         if isinstance(module, Elastic):
             return None, True
         try:
-            new = elastic(module, active)
-        except TypeError as error:
+            new = elastic(module, active, active.sharing, conv_before.get(cast("Any", module)))
+        except (TypeError, ValueError) as error:
             raise InputError(f"{name} ({type(module).__name__}): {error}") from error
         return None if new is None else (new, True)
 

@@ -8,6 +8,7 @@ widths, operator, inputs or depth from the archs of that run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -30,9 +31,10 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.supernet import native
-from nni_nas_consistency.supernet.active import Active, Resolved, Run, channels_present, width_of
+from nni_nas_consistency.supernet.active import Active, Resolved, Run, channels_present, value_pairs, width_of
 from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised, Scaled, stands_in_rows
 from nni_nas_consistency.supernet.native import BatchNormed
+from nni_nas_consistency.supernet.sharing import FULL, Bank, Pair, Rule, Sharing
 
 
 @runtime_checkable
@@ -100,15 +102,17 @@ class ElasticConv2d(Elastic, nn.Conv2d):
         active: Holds the current run of the supernet.
         arguments: Arguments of `MutableConv2d`; channels may be choices or expressions of choices, and so may `groups`
             if it equals both (depthwise).
+        size: Input and output channels of the kernel; None: the largest that any arch has.
     """
 
-    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, active: Active, arguments: Mapping[str, Any], size: Pair | None = None) -> None:
         self.width_in, self.width_out = width_of(arguments["in_channels"]), width_of(arguments["out_channels"])
+        size_in, size_out = size or (self.width_in.largest, self.width_out.largest)
         groups = width_of(arguments.get("groups", 1))
         fixed = {
             name: value for name, value in arguments.items() if name not in ("in_channels", "out_channels", "groups")
         }
-        super().__init__(self.width_in.largest, self.width_out.largest, groups=groups.largest, **fixed)
+        super().__init__(size_in, size_out, groups=size_in if groups.varies else groups.largest, **fixed)
         self.depthwise = groups.varies
         self.active = active
 
@@ -144,12 +148,13 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
     Args:
         active: Holds the current run of the supernet.
         arguments: Arguments of `MutableBatchNorm2d`; `num_features` may be a choice or an expression of choices.
+        size: Input channels of the convolution before, and channels; None: the largest that any arch has.
     """
 
-    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, active: Active, arguments: Mapping[str, Any], size: Pair | None = None) -> None:
         self.width = width_of(arguments["num_features"])
         fixed = {name: value for name, value in arguments.items() if name != "num_features"}
-        super().__init__(self.width.largest, **fixed)
+        super().__init__(self.width.largest if size is None else size[1], **fixed)
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
@@ -251,26 +256,73 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
             self.running_var[:width].lerp_(var_of_arch[:width], share)
 
 
+class ElasticBank(Elastic, nn.Module):
+    """Several elastic layers in place of one, each for some pairs of widths; that of the active arch runs.
+
+    All its archs use one layer of the bank if several are stacked. Only layers that ran have gradients.
+
+    Args:
+        active: Holds the current run of the supernet.
+        bank: Which layer serves which pair of widths.
+        width_in: Input width of the layer; for a batch norm, that of the convolution before.
+        width_out: Output width.
+        layers: The layers, by the keys of the bank.
+    """
+
+    def __init__(
+        self, active: Active, bank: Bank, width_in: Resolved, width_out: Resolved, layers: Mapping[str, Elastic]
+    ) -> None:
+        super().__init__()
+        self.bank, self.width_in, self.width_out = bank, width_in, width_out
+        for key, layer in layers.items():
+            self.add_module(key, layer)
+        self.active = active
+
+    def at(self, arch: Arch) -> nn.Module:
+        """Return the layer that an arch uses."""
+        return self.serving((self.width_in.at(arch), self.width_out.at(arch)))
+
+    def serving(self, pair: Pair) -> nn.Module:
+        """Return the layer for a pair of input and output width."""
+        return cast("nn.Module", self._modules[self.bank.keys[pair]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the active arch's layer."""
+        return cast("Tensor", self.at(self.active.run.archs[0])(x))
+
+    def subnet_children(self, arch: Arch) -> Iterable[tuple[str, nn.Module]]:
+        """Return the layer of the subnet, which takes the place of the bank in a frozen subnet."""
+        return [("", self.at(arch))]
+
+
+def layer_at(layer: nn.Module, arch: Arch) -> Any:
+    """Return a layer, or the one of a bank that an arch uses."""
+    return layer.at(arch) if isinstance(layer, ElasticBank) else layer
+
+
 class ElasticConvBN(Elastic, nn.Module):
     """`ConvBN` of a supernet.
 
     Args:
         active: Holds the current run of the supernet.
-        conv: The convolution.
-        bn: The batch norm, which may overwrite the output of the convolution.
+        conv: The convolution, or a bank of them.
+        bn: The batch norm, which may overwrite the output of the convolution, or a bank of them.
     """
 
-    def __init__(self, active: Active, conv: ElasticConv2d, bn: ElasticBatchNorm2d) -> None:
+    def __init__(self, active: Active, conv: ElasticConv2d | ElasticBank, bn: ElasticBatchNorm2d | ElasticBank) -> None:
         super().__init__()
         self.conv, self.bn = conv, bn
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features [B, active output width, H, W]."""
-        x = self.conv.convolve(x)
-        if self.active.run.statistics is not None:
-            return cast("Tensor", self.bn.scaled(x))
-        return self.bn.normalise(x)
+        run = self.active.run
+        conv: ElasticConv2d = layer_at(self.conv, run.archs[0])
+        bn: ElasticBatchNorm2d = layer_at(self.bn, run.archs[0])
+        x = conv.convolve(x)
+        if run.statistics is not None:
+            return cast("Tensor", bn.scaled(x))
+        return bn.normalise(x)
 
 
 class ElasticLinear(Elastic, nn.Linear):
@@ -279,12 +331,14 @@ class ElasticLinear(Elastic, nn.Linear):
     Args:
         active: Holds the current run of the supernet.
         arguments: Arguments of `MutableLinear`; features may be choices or expressions of choices.
+        size: Input and output features of the weights; None: the largest that any arch has.
     """
 
-    def __init__(self, active: Active, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, active: Active, arguments: Mapping[str, Any], size: Pair | None = None) -> None:
         self.width_in, self.width_out = width_of(arguments["in_features"]), width_of(arguments["out_features"])
         fixed = {name: value for name, value in arguments.items() if name not in ("in_features", "out_features")}
-        super().__init__(self.width_in.largest, self.width_out.largest, **fixed)
+        size_in, size_out = size or (self.width_in.largest, self.width_out.largest)
+        super().__init__(size_in, size_out, **fixed)
         self.active = active
 
     def forward(self, x: Tensor) -> Tensor:
@@ -429,21 +483,30 @@ def without_absent(x: Tensor, dim: int, width: Resolved, run: Run) -> Tensor:
     return (x.reshape(len(widths), -1, *x.shape[1:]) * present).flatten(0, 1)
 
 
-def elastic(module: nn.Module, active: Active) -> nn.Module | None:
+def elastic(
+    module: nn.Module, active: Active, sharing: Sharing = FULL, conv: nn.Module | None = None
+) -> nn.Module | None:
     """Return the elastic version of a module of a chain space, or None if it has none, such as a plain convolution.
 
     It keeps type, device, mode, eps and momentum of the module, and its weights if they have the same size.
 
+    Args:
+        module: The module.
+        active: Holds the current run of the supernet.
+        sharing: Which pairs of widths have a kernel in common.
+        conv: Of a batch norm in a `ConvBN`, the convolution before.
+
     Raises:
         TypeError: A number of channels is not an integer in some arch.
+        ValueError: A rule of the sharing cannot be followed in a layer.
     """
     if type(module) is ConvBN:
-        conv, bn = elastic(module.conv, active), elastic(module.bn, active)
-        if not isinstance(conv, ElasticConv2d) or not isinstance(bn, ElasticBatchNorm2d):
+        of_conv, of_bn = elastic(module.conv, active, sharing), elastic(module.bn, active, sharing, module.conv)
+        if of_conv is None or of_bn is None:
             return None
-        new: Any = ElasticConvBN(active, conv, bn)
+        new: Any = ElasticConvBN(active, cast("Any", of_conv), cast("Any", of_bn))
     else:
-        new = _elastic_choice(module, active) or _elastic_layer(module, active)
+        new = _elastic_choice(module, active) or _elastic_layer(module, active, sharing, conv)
     if new is None:
         return None
     new.training = module.training
@@ -456,7 +519,7 @@ def elastic(module: nn.Module, active: Active) -> nn.Module | None:
 def differ_by_width_alone(module: nn.Module) -> bool:
     """Return whether archs of a stacked batch may differ in the choices of a module: numbers of channels only."""
     if isinstance(module, Elastic):
-        return isinstance(module, (ElasticConv2d, ElasticBatchNorm2d, ElasticLinear))
+        return isinstance(module, (ElasticConv2d, ElasticBatchNorm2d, ElasticLinear, ElasticBank))
     return type(module) is not MutableLayerNorm and _has_elastic_channels(module)
 
 
@@ -479,19 +542,58 @@ def _elastic_choice(module: nn.Module, active: Active) -> Elastic | None:
     return None
 
 
-def _elastic_layer(module: nn.Module, active: Active) -> Elastic | None:
+def _elastic_layer(module: nn.Module, active: Active, sharing: Sharing, conv: nn.Module | None) -> Elastic | None:
     """Return an elastic layer, or None; a batch norm of fixed width needs one too, for stacked batches and scoring."""
+    make: Any = None
     if type(module) in (nn.BatchNorm2d, MutableBatchNorm2d) and not _choices_of(module):
         norm = cast("nn.BatchNorm2d", module)
-        if not norm.track_running_stats:
-            return None
-        new: Any = ElasticBatchNorm2d(active, {"num_features": norm.num_features, "affine": norm.affine})
+        if norm.track_running_stats:
+            arguments = {"num_features": norm.num_features, "affine": norm.affine}
+            make = partial(ElasticBatchNorm2d, active, arguments)
     elif _has_elastic_channels(module):
-        new = ELASTIC[type(module)][0](active, cast("Any", module).trace_kwargs)
-    else:
+        make = partial(ELASTIC[type(module)][0], active, cast("Any", module).trace_kwargs)
+    found = _bank_of(module, sharing, conv)
+    if found is None:
+        return None if make is None else _taking_over(make(), module)
+    if make is None:
+        raise ValueError(f"{sharing} cannot be followed where NNI's supernet module serves the choices; give full")
+    bank, width_in, width_out = found
+    layers = {key: _taking_over(make(size), module) for key, size in bank.sizes.items()}
+    return ElasticBank(active, bank, width_in, width_out, layers)
+
+
+def _bank_of(module: nn.Module, sharing: Sharing, conv: nn.Module | None) -> tuple[Bank, Resolved, Resolved] | None:
+    """Return the bank of a layer, its input and its output width; None if all archs have one kernel.
+
+    Raises:
+        ValueError: The rule asks for the input width of a batch norm that is not in a `ConvBN`.
+    """
+    rule = _rule_of(module, sharing)
+    if isinstance(module, nn.BatchNorm2d) and conv is None and rule.by_input:
+        raise ValueError(
+            f"bn={sharing.bn} asks for the input width of the convolution before; put both into a ConvBN, or give "
+            "bn=full or bn=end"
+        )
+    if rule.word == "full" or not isinstance(module, ParametrizedModule):
         return None
-    _take_over(new, module)
-    return cast("Elastic", new)
+    arguments = module.trace_kwargs
+    if isinstance(module, nn.BatchNorm2d):
+        width_out = width_of(arguments["num_features"])
+        width_in = width_out if conv is None else width_of(cast("Any", conv).trace_kwargs["in_channels"])
+    else:
+        unit = "features" if isinstance(module, nn.Linear) else "channels"
+        width_in, width_out = width_of(arguments[f"in_{unit}"]), width_of(arguments[f"out_{unit}"])
+    tied = not set(width_in.labels).isdisjoint(width_out.labels)
+    bank = Bank.of(rule, value_pairs(width_in, width_out), tied=tied)
+    return None if len(bank.sizes) == 1 else (bank, width_in, width_out)
+
+
+def _rule_of(module: nn.Module, sharing: Sharing) -> Rule:
+    if isinstance(module, nn.Conv2d):
+        return Rule.of(sharing.conv)
+    if isinstance(module, nn.BatchNorm2d):
+        return Rule.of(sharing.bn)
+    return Rule.of(sharing.fc if isinstance(module, nn.Linear) else "full")
 
 
 def _has_elastic_channels(module: nn.Module) -> bool:
@@ -522,8 +624,8 @@ def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, Mutable) and isinstance(other, Mutable) and bool(one.equals(other))
 
 
-def _take_over(new: Any, layer: Any) -> None:
-    """Give an elastic layer the type, device and settings of a layer, and its weights if they have the same size."""
+def _taking_over(new: Any, layer: Any) -> Elastic:
+    """Return an elastic layer with type, device and settings of a layer, and its weights if they have the same size."""
     like = next(chain(layer.parameters(), layer.buffers()), None)
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
@@ -536,3 +638,4 @@ def _take_over(new: Any, layer: Any) -> None:
         name: tensor.shape for name, tensor in new.state_dict().items()
     }:
         new.load_state_dict(weights)
+    return cast("Elastic", new)

@@ -28,7 +28,9 @@ from nni_nas_consistency.strategies.sampling import (
     UniformSampler,
     strict_fair_sampler,
 )
+from nni_nas_consistency.supernet.active import active_of
 from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
 from nni_nas_consistency.training.recipes import Init, Phase, Recipe
 from nni_nas_consistency.training.run import TrainingRun
@@ -49,6 +51,7 @@ def train_supernet(
     run: TrainingRun,
     stacking: Stacking = "auto",
     params: Callable[[Arch], int] | None = None,
+    sharing: Sharing | None = None,
 ) -> AnySpace:
     """Train a space as a supernet by a recipe, through `RetiariiExperiment`, and return the supernet.
 
@@ -62,16 +65,21 @@ def train_supernet(
         run: Where checkpoints go, and how.
         stacking: Whether the archs of a step run as one masked batch or one by one.
         params: The parameters of an arch that is trained alone, for recipes that draw archs by them.
+        sharing: How archs share weights; None: as in the supernet that is given, else one kernel per layer.
 
     Raises:
         NonFiniteLoss: The training diverged.
         RuntimeError: It ended at a loss far above that of guessing.
-        InputError: A checkpoint cannot be gone on from, or the warm-up is not shorter than the training.
+        InputError: A checkpoint cannot be gone on from, the warm-up is not shorter than the training, or the space is a
+            supernet of another sharing or cannot share weights so.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
     if getattr(space, "active", None) is None:
-        initialise(make_supernet(space), recipe.init, torch.Generator().manual_seed(seed))
+        supernet = make_supernet(space, sharing=sharing or FULL)
+        initialise(supernet, recipe.init, torch.Generator().manual_seed(seed))
+    elif sharing not in (None, active_of(space).sharing):
+        raise InputError(f"the supernet shares weights by {active_of(space).sharing}, not {sharing}; see unshare")
     for index, phase in enumerate(recipe.phases):
         of_phase = run if len(recipe.phases) == 1 else replace(run, folder=run.folder / f"phase{index}")
         sampler = sampler_of(phase, domain_of(space), torch.Generator().manual_seed(seed), params)
