@@ -56,7 +56,7 @@ def train(
         str | None,
         typer.Option(
             help="How archs share weights, such as conv=end,bn=end,fc=full: each full, front, end or independent; "
-            "end:4 for groups of 4 widths. By default that of --weights, whose slices finer kernels start from; else full."
+            "end:4 for groups of 4 widths. By default that of --weights, of which finer kernels are slices; else full."
         ),
     ] = None,
     resume: Annotated[

@@ -556,7 +556,7 @@ def _elastic_layer(module: nn.Module, active: Active, sharing: Sharing, conv: nn
     if found is None:
         return None if make is None else _taking_over(make(), module)
     if make is None:
-        raise ValueError(f"{sharing} cannot be followed where NNI's supernet module serves the choices; give full")
+        raise ValueError(f"NNI's supernet module serves its choices, and cannot share by {sharing}; give full")
     bank, width_in, width_out = found
     layers = {key: _taking_over(make(size), module) for key, size in bank.sizes.items()}
     return ElasticBank(active, bank, width_in, width_out, layers)
@@ -625,7 +625,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _taking_over(new: Any, layer: Any) -> Elastic:
-    """Return an elastic layer with type, device and settings of a layer, and its weights if they have the same size."""
+    """Return an elastic layer with type, device, mode and settings of a layer, and weights if of the same size."""
+    new.training = layer.training
     like = next(chain(layer.parameters(), layer.buffers()), None)
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
