@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import nni
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch.optim.swa_utils import update_bn
 from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import read_scores
+from nni_nas_consistency.nni3.trial import score_subnet
 from nni_nas_consistency.scoring.memory import Layout
 from nni_nas_consistency.scoring.plain import score_archs
 from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
@@ -749,6 +751,20 @@ def test_scoring_takes_the_sharing_from_the_checkpoint(folder, tmp_path):
     assert fast == pytest.approx(plain, rel=1e-4)
     supernet, _ = supernet_of(checkpoint, tiny_space())
     assert len(banks_of(supernet)) > 20
+
+
+def test_an_nni_trial_takes_the_sharing_from_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(nni, "report_intermediate_result", lambda score: None)
+    monkeypatch.setattr(nni, "report_final_result", lambda score: None)
+    supernet = supernet_of_case(DESCENDING, Sharing("end", "front", "independent"), dtype=torch.float32)
+    save_supernet(tmp_path / "a", supernet, {})
+    batches = [(images.float(), labels) for images, labels in random_batches((3, 8, 8), (8, 5), seed=1)]
+    scoring = Scoring("loss", "batch", lambda: batches)
+    for arch in archs_of(supernet.domain, 5):
+        with model_context(supernet.sample(arch)):
+            model = DESCENDING.make()
+        (expected,) = score_archs(supernet, [arch], scoring)
+        assert score_subnet(model, scoring=lambda: scoring, checkpoint=str(tmp_path / "a")) == expected.loss
 
 
 def test_a_training_can_start_from_a_shared_supernet_whose_archs_it_does_not_change(folder, tmp_path):
