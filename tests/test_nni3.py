@@ -497,12 +497,12 @@ def test_freezing_a_supernet_leaves_torchs_generator_alone():
 def test_trials_with_a_checkpoint_load_it_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
     loaded = []
 
-    def load(path, supernet):
+    def load(path, space):
         loaded.append(path)
-        return original(path, supernet)
+        return original(path, space)
 
-    original = trial.load_supernet
-    monkeypatch.setattr(trial, "load_supernet", load)
+    original = trial.supernet_of
+    monkeypatch.setattr(trial, "supernet_of", load)
     path = tmp_path / "supernet.safetensors"
     scores = []
     for seed in (0, 1):
