@@ -306,6 +306,22 @@ CHANGES = [
 
 WORDS += [BadInput(f"--set {change[:30]!r}", f"{TRAIN} --set '{change}'", (said,)) for change, said in CHANGES]
 
+SHARINGS = [
+    ("", "sharing '' cannot be read; give conv=RULE,bn=RULE,fc=RULE"),
+    ("end", "sharing 'end' cannot be read"),
+    ("linear=full", "sharing 'linear=full' cannot be read"),
+    ("conv=end,conv=end", "sharing 'conv=end,conv=end' cannot be read"),
+    ("conv=", "sharing 'conv=' cannot be read"),
+    ("conv=middle", "sharing conv=middle: there is no such rule; allowed are full, front, end, independent"),
+    ("conv=end:1", "groups of N neighbouring widths, N at least 2"),
+    ("bn=end:0", "sharing bn=end:0: there is no such rule"),
+    (f"bn=end:{HUGE}", "there is no such rule"),
+    ("conv=full:2", "sharing conv=full:2: there is no such rule"),
+    ("fc=front", "sharing fc=front: there is no such rule; allowed are full, independent"),
+]
+
+WORDS += [BadInput(f"--sharing {text!r}", f"{TRAIN} --sharing '{text}'", (said,)) for text, said in SHARINGS]
+
 # words that do not go together, or not with their files
 
 DIGITS_OF_2022 = json.dumps(
@@ -802,6 +818,13 @@ METADATA = [
         metadata(about=f'{{"a": {"[" * 900}{"]" * 900}}}'),
         ("nested too deeply", "copy or train it again"),
     ),
+    (
+        "with a number as sharing",
+        header(lambda h: h["__metadata__"].update(sharing=3)),
+        ("its sharing is 3; expected",),
+    ),
+    ("with an unknown sharing", metadata(sharing="conv=low-rank"), ("sharing conv=low-rank: ", "use the version that")),
+    ("with an empty sharing", metadata(sharing=""), ("sharing '' cannot be read", "use the version that")),
     ("with a data set that is an array", inside("about", data=["digits"]), ("'data'", "['digits']")),
     ("with a data set that is a number", inside("about", data=10), ("'data'", "10")),
 ]
@@ -851,6 +874,7 @@ TENSORS = [
     ("with a number of classes in words", inside("space", num_classes="ten"), ("num_classes 'ten' instead of 10",)),
     ("with a million classes", inside("space", num_classes=10**6), ("num_classes 1000000 instead of 10",)),
     ("with an argument too many", inside("space", depth=20), ("depth 20 instead of None",)),
+    ("with the sharing of another", metadata(sharing="conv=end,bn=full,fc=full"), ("links.0.conv.conv.out1.weight",)),
     ("whose last kilobyte is missing", shortened("supernet.safetensors", -1000), ()),
     ("with a kilobyte too many", changed("supernet.safetensors", lambda content: content + bytes(1000)), ()),
     ("without a tensor", header(lambda before: before.pop(STEM)), ()),
@@ -875,6 +899,12 @@ CHECKPOINTS += [
         ("supernet.safetensors: cannot be read", "copy or train it again"),
         shortened("supernet.safetensors", -1000),
         torch=True,
+    ),
+    BadInput(
+        "weights to train on with kernels that would have to become one",
+        f"{TRAIN} --weights supernet.safetensors --sharing conv=end:4",
+        ("supernet.safetensors, of conv=end,bn=full,fc=full, cannot start one of conv=end:4,", "or leave it out"),
+        metadata(sharing="conv=end,bn=full,fc=full"),
     ),
     BadInput(
         "a checkpoint to search that is cut off",

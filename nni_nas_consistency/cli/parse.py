@@ -16,7 +16,7 @@ from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
-from nni_nas_consistency.supernet.sharing import Sharing
+from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Phase, Recipe
 
@@ -61,9 +61,10 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     """Return the system of a checkpoint, and its data set if it is one of ours.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or its space or data set has no word.
+        CheckpointError: The checkpoint cannot be read, or its space, its sharing or its data set has no word.
     """
     header = read_checkpoint_header(checkpoint)
+    sharing_of_checkpoint(checkpoint)
     system = system_of_checkpoint(header.space)
     if system is None:
         arguments = ", ".join(f"{name} {value!r}" for name, value in header.space.items())
