@@ -14,6 +14,7 @@ from .scoring.scoring import Scoring
 from .spaces.chain import ChainSpace
 from .spaces.hub import domain_of
 from .spaces.resnet20 import ResNet20Space
+from .spaces.resnet48 import ResNet48Space
 from .strategies.multitrial import ReleasedArchs
 from .strategies.oneshot import SandwichStrategy
 from .strategies.sampling import FairSampler, ParamsSampler, PoolSampler, UniformSampler, strict_fair_sampler
@@ -42,6 +43,7 @@ __all__ = [
     "RankJob",
     "ReleasedArchs",
     "ResNet20Space",
+    "ResNet48Space",
     "RetiariiExeConfig",
     "RetiariiExperiment",
     "SandwichStrategy",

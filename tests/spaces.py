@@ -34,6 +34,7 @@ from nni.nas.nn.pytorch import (
 from torch import nn
 
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.spaces.resnet48 import ResNet48Space
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ def small_mobilenet():
 
 def small_autoformer():
     return AutoFormer((16, 24), (1.0, 2.0), (1, 2), (1, 2, 3), img_size=32, patch_size=8, num_labels=10)
+
+
+def small_resnet48():
+    return ResNet48Space(10, 3, 32, width_divisor=8)
 
 
 class Operators(ModelSpace):
@@ -237,6 +242,7 @@ EVERY_SPACE = [
     SpaceCase("constrained", Constrained, images(16)),
     chain("chain-resnet20", lambda: ResNet20Space(10, 3, 8, "projection", 1), has_largest=True),
     chain("chain-resnet20-standalone", lambda: ResNet20Space(10, 3, 8, "standalone", 1), has_largest=True),
+    SpaceCase("chain-resnet48", small_resnet48, images(32, 5), is_chain=True, has_largest=True),
     chain("chain-operators", OperatorChain),
     chain("chain-inputs", lambda: InputChain("mean")),
     chain("chain-inputs-joined", lambda: InputChain("concat")),

@@ -19,6 +19,7 @@ from nni_nas_consistency.archs.codecs import (
 )
 from nni_nas_consistency.archs.cost import Cost, chain_cost, conv_cost, linear_cost
 from nni_nas_consistency.archs.domains import (
+    DEMO,
     DIGITS,
     NOMINAL,
     RELEASED,
@@ -34,7 +35,7 @@ WIDTHS = "-".join(["16"] * 7 + ["32"] * 6 + ["64"] * 7)
 STAGES = ("1111000000", "2222220000", "3333333300000000", "7777777777")
 DEPTHS_AND_DIGITS = "23451" + "".join(STAGES)
 RESNET48_DOMAINS = pytest.mark.parametrize(
-    ("domain", "ratios"), [(RELEASED, (3, 3, 5, 7)), (NOMINAL, (7, 7, 7, 7))], ids=["released", "nominal"]
+    ("domain", "ratios"), [(RELEASED, (3, 3, 5, 7)), (DEMO, (7, 7, 7, 7))], ids=["released", "demo"]
 )
 
 
@@ -114,9 +115,7 @@ def test_a_digit_code_has_labels_for_depths_stem_and_the_two_convs_of_each_block
     assert list(choices)[:7] == ["depth1", "depth2", "depth3", "depth4", "stem", "s1b1c1", "s1b1c2"]
     assert list(choices)[-1] == "s4b5c2"
     assert [choices[f"depth{stage}"] for stage in (1, 2, 3, 4)] == [2, 3, 4, 5]
-    assert [choices[label] for label in ("s1b2c2", "s1b3c1", "s2b3c1", "s3b4c2", "s3b5c1", "s4b5c2")] == [
-        *(1, 0, 2, 3, 0, 7)
-    ]
+    assert [choices[label] for label in ("s1b2c2", "s2b3c1", "s3b4c2", "s4b5c2")] == [1, 2, 3, 7]
 
 
 def test_a_digit_code_may_start_with_the_input_size_which_is_no_part_of_the_arch():
@@ -126,11 +125,35 @@ def test_a_digit_code_may_start_with_the_input_size_which_is_no_part_of_the_arch
     assert RESNET48_CODEC.canonical(with_size.code) == without.code
 
 
+def present_in(arch):
+    """Return the choices of an arch of DEPTHS_AND_DIGITS's depths but those of absent blocks."""
+    written = dict(zip(RESNET48_CODEC.labels, map(int, arch.code), strict=True))
+    return {label: choice for label, choice in arch.choices.items() if written[label]}
+
+
 def test_choices_of_absent_blocks_are_optional_and_written_as_zero():
-    full = dict(RESNET48_CODEC.parse(DEPTHS_AND_DIGITS).choices)
-    present = {label: choice for label, choice in full.items() if choice}
-    assert RESNET48_CODEC.arch(present).code == DEPTHS_AND_DIGITS
-    assert RESNET48_CODEC.arch(full | {"s1b3c1": 7}).code == DEPTHS_AND_DIGITS
+    arch = RESNET48_CODEC.parse(DEPTHS_AND_DIGITS)
+    assert len(present_in(arch)) == 51 - 2 * (3 + 2 + 4)
+    assert RESNET48_CODEC.arch(present_in(arch)) == arch
+    assert RESNET48_CODEC.arch({**arch.choices, "s1b3c1": 7}) == arch
+
+
+def test_absent_blocks_have_the_choices_of_the_first_block_of_their_stage_so_that_samples_are_valid():
+    choices = RESNET48_CODEC.parse("2222" + "1" + "23110000002111000000" + "4567" + "0" * 12 + "7654000000").choices
+    assert [choices[f"s1b{block}c1"] for block in range(1, 6)] == [2, 1, 2, 2, 2]
+    assert [choices[f"s1b{block}c2"] for block in range(1, 6)] == [3, 1, 3, 3, 3]
+    assert [choices[f"s3b{block}c1"] for block in range(1, 9)] == [4, 6, *[4] * 6]
+    assert all(choice in RESNET48_CODEC.digits for label, choice in choices.items() if label.startswith("s"))
+
+
+def test_second_digits_may_be_left_out_where_they_are_tied_as_in_the_samples_of_nni():
+    arch = RESNET48_CODEC.parse(DEPTHS_AND_DIGITS)
+    leaders = ("stem", "s2b1c2", "s3b1c2", "s4b1c2")
+    sample = {label: arch.choices[label] for label in arch.choices if not label.endswith("c2") or label in leaders}
+    assert len(sample) == 4 + 4 + 23
+    assert RESNET48_CODEC.arch(sample) == arch
+    assert RESNET48_CODEC.arch(sample | {"s1b1c2": 3}).code[5:9] == "1313"
+    assert RESNET48_CODEC.arch(sample | {"s2b2c2": 3}).choices["s2b3c2"] == 2
 
 
 @pytest.mark.parametrize("word", ["016", "+4", " 4", "4 ", "４", "²", "4.0", "1_6", "-4", "", "x"])
@@ -328,7 +351,7 @@ def test_a_variable_without_a_choice_is_refused_if_it_exists():
     picks = {variable.name: variable.choices[0] for variable in domain.variables}
     shallow = picks | {"depth1": 2}
     del shallow["s1b3c1"]
-    assert domain.arch(shallow).choices["s1b3c1"] == 0
+    assert domain.arch(shallow).code[9:15] == "000000"
     with pytest.raises(ArchError, match=r"^the draw has no choice for s1b3c1, a variable of resnet48$"):
         domain.arch(shallow | {"depth1": 3})
 
@@ -337,6 +360,24 @@ def test_constraints_forbid_archs_with_their_reason():
     assert TOY_DOMAIN.refusal({"op1": "pool", "op2": "pool", "width": 4}) is None
     assert TOY_DOMAIN.refusal({"op1": "pool", "op2": "pool", "width": 2}) == "a pool has width 4"
     assert message_of(TOY_DOMAIN.arch, {"op": "pool", "width": 2}) == "toy: a pool has width 4"
+
+
+def test_an_arch_that_a_domain_does_not_draw_is_refused_though_its_code_is_valid():
+    untied = RESNET48_CODEC.parse("2222" + "1" + "1112" + "0" * 6 + "1111" + "0" * 6 + "1111" + "0" * 12 + "1111000000")
+    narrow = RESNET48_CODEC.parse("2222" + "1" + "7111" + "0" * 6 + "1111" + "0" * 6 + "1111" + "0" * 12 + "1111000000")
+    for domain in (RELEASED, DEMO):
+        assert message_of(domain.check, untied, "arch7") == (
+            f"s1b2c2 of arch7 {untied.code!r} is 2, stem is 1; the networks of resnet48 have one choice for both"
+        )
+    assert message_of(RELEASED.check, narrow, "arch7") == (
+        f"s1b1c1 of arch7 {narrow.code!r} is 7; archs of resnet48 are drawn with 1, 2, 3 there"
+    )
+    DEMO.check(narrow)
+    for arch in (untied, narrow):
+        NOMINAL.check(arch)
+    for domain in (RELEASED, DEMO, RESNET20, DIGITS):
+        domain.check(domain.largest)
+        domain.check(domain.smallest)
 
 
 def test_largest_and_smallest_do_not_depend_on_the_order_of_choices():
@@ -359,10 +400,21 @@ def test_the_largest_digit_arch_is_deepest_at_digit_1_and_the_smallest_shallowes
 def test_drawn_of_a_digit_arch_are_depths_an_outer_digit_a_stage_and_the_inner_digits(domain, ratios):
     most = (5, 5, 8, 5)
     expected = {f"depth{stage}": tuple(range(2, deepest + 1)) for stage, deepest in enumerate(most, 1)}
-    expected |= {f"outer{stage}": tuple(range(1, last + 1)) for stage, last in enumerate(ratios, 1)}
+    outer = ("stem", "s2b1c2", "s3b1c2", "s4b1c2")
+    expected |= {name: tuple(range(1, last + 1)) for name, last in zip(outer, ratios, strict=True)}
     for stage, (deepest, last) in enumerate(zip(most, ratios, strict=True), 1):
         expected |= {f"s{stage}b{block}c1": tuple(range(1, last + 1)) for block in range(1, deepest + 1)}
     assert {variable.name: variable.choices for variable in domain.variables} == expected
+    assert [variable.name for variable in domain.tied] == list(outer)
+    assert {label for variable in domain.variables for label in variable.sets} == set(RESNET48_CODEC.labels)
+
+
+def test_every_digit_of_the_nominal_space_is_drawn_by_itself():
+    assert {variable.name: variable.sets for variable in NOMINAL.variables} == {
+        label: (label,) for label in RESNET48_CODEC.labels
+    }
+    assert NOMINAL.largest == DEMO.largest and NOMINAL.smallest == DEMO.smallest
+    assert not NOMINAL.tied
 
 
 def test_every_width_of_a_code_is_drawn_by_itself():
@@ -377,25 +429,16 @@ def test_the_45000_released_archs_of_2022_are_what_the_released_domain_draws():
     assert len(archs) == 45_000
     drawn = {variable.name: Counter() for variable in RELEASED.variables}
     for arch in archs:
-        picks = picks_of(arch)
-        expanded = RELEASED.choices(picks)
-        assert all(expanded[label] == choice for label, choice in arch.choices.items() if choice)
-        for name, counts in drawn.items():
-            counts[picks.get(name)] += 1
+        RELEASED.check(arch)
+        assert RELEASED.arch(arch.choices).code == arch.code[1:]
+        for variable in RELEASED.variables:
+            drawn[variable.name][arch.choices[variable.name] if variable.exists(arch.choices) else None] += 1
     for variable in RELEASED.variables:
         found = drawn[variable.name]
         assert set(found) - {None} == set(variable.choices), variable.name
         # the list is uniform: about as many archs for each choice, among those that have the variable
         share = (len(archs) - found[None]) / len(variable.choices)
         assert all(abs(found[choice] - share) < 6 * share**0.5 for choice in variable.choices), variable.name
-
-
-def picks_of(arch):
-    """Return the draw of an arch of RELEASED; None for the ones that its depth does not have."""
-    picks = {f"outer{stage}": arch.choices[f"s{stage}b1c2"] for stage in (1, 2, 3, 4)}
-    inner = {label: choice for label, choice in arch.choices.items() if label.endswith("c1") and choice}
-    depths = {f"depth{stage}": arch.choices[f"depth{stage}"] for stage in (1, 2, 3, 4)}
-    return depths | picks | inner
 
 
 def test_the_50000_released_archs_of_2021_are_in_the_space():

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from torch import nn
 
 from nni_nas_consistency.archs.codecs import SampleCodec, WidthCodec
-from nni_nas_consistency.archs.domains import DIGITS, NOMINAL, RELEASED, RESNET20, Domain, Variable, widths_domain
+from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain, Variable, widths_domain
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
@@ -42,7 +42,7 @@ SAMPLERS = {
 }
 EVERY_SAMPLER = pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
 FAIR_SAMPLERS = pytest.mark.parametrize("make", [FairSampler, strict_fair_sampler], ids=["fair", "strict-fair"])
-OF_2022 = pytest.mark.parametrize("domain", [RELEASED, NOMINAL], ids=["released", "nominal"])
+OF_2022 = pytest.mark.parametrize("domain", [RELEASED, DEMO], ids=["released", "demo"])
 
 sizes_of_draws = st.lists(st.integers(0, 12), max_size=5)
 seeds = st.integers(0, 2**32 - 1)
@@ -113,11 +113,12 @@ def test_a_saved_state_goes_on_with_the_archs_that_would_have_come(make, seed, b
 
 @OF_2022
 @pytest.mark.parametrize("make", [UniformSampler, FairSampler, strict_fair_sampler, SAMPLERS["params"]])
-def test_archs_of_2022_are_valid_with_their_ties_and_without_digits_for_absent_blocks(make, domain):
+def test_archs_of_2022_are_valid_with_their_ties_and_zeros_for_absent_blocks(make, domain):
     last = {variable.sets[-1]: max(variable.choices) for variable in domain.variables}
     for arch in seeded(make, 1, domain).draw(60):
         assert domain.codec.parse(arch.code) == arch
         choices = arch.choices
+        assert arch.code.count("0") == 2 * (23 - sum(choices[f"depth{stage}"] for stage in (1, 2, 3, 4)))
         assert choices["stem"] == choices["s1b1c2"]
         for stage, most in enumerate((5, 5, 8, 5), 1):
             depth = choices[f"depth{stage}"]
@@ -125,7 +126,7 @@ def test_archs_of_2022_are_valid_with_their_ties_and_without_digits_for_absent_b
             assert len({outer for _, outer in blocks[:depth]}) == 1
             assert all(1 <= inner <= last[f"s{stage}b1c1"] for inner, _ in blocks[:depth])
             assert 1 <= blocks[0][1] <= last[f"s{stage}b1c1"]
-            assert blocks[depth:] == [(0, 0)] * (most - depth)
+            assert blocks[depth:] == [blocks[0]] * (most - depth)
 
 
 def test_uniform_samples_use_all_choices_of_a_layer_and_all_pairs_of_two_layers_alike():
@@ -142,7 +143,7 @@ def test_uniform_samples_use_all_choices_of_a_layer_and_all_pairs_of_two_layers_
 def test_uniform_samples_of_2022_are_as_uniform_as_the_released_list():
     archs = seeded(UniformSampler, 1).draw(1500)
     for variable in RELEASED.variables:
-        counts = uses(archs, variable.sets[0])
+        counts = uses([arch for arch in archs if variable.exists(arch.choices)], variable.name)
         assert chisquare([counts[choice] for choice in variable.choices]).pvalue > 1e-4, variable.name
 
 
@@ -205,7 +206,7 @@ def test_fair_samples_of_2022_are_fair_to_inner_digits_among_the_archs_that_have
     for size in sizes:
         archs += sampler.draw(size)
         for variable in RELEASED.variables:
-            found = uses(archs, variable.sets[0])
+            found = uses([arch for arch in archs if variable.exists(arch.choices)], variable.name)
             counts = [found[choice] for choice in variable.choices]
             assert max(counts) - min(counts) <= 1, variable.name
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -130,8 +130,9 @@ class WidthCodec:
 class DigitCodec:
     """Depths, a stem digit, then two ratio digits per block, zeros for absent blocks (CVPR 2022 track 1).
 
-    Labels: `depth<stage>`, `stem`, `s<stage>b<block>c<conv>`, all counted from 1. The choice of an absent block is 0.
-    A leading `1` (input size 224), as the released file has it, is accepted and kept.
+    Labels: `depth<stage>`, `stem`, `s<stage>b<block>c<conv>`, all counted from 1. NNI wants a choice for every label:
+    an absent block, whose choices no network reads, has those of the first block of its stage. A leading `1` (input
+    size 224), as the released file has it, is accepted and kept.
 
     Args:
         space: Name of the search space.
@@ -173,56 +174,76 @@ class DigitCodec:
     def arch(self, choices: Mapping[str, Choice], name: str = "arch") -> Arch:
         """Return the arch with these depths and digits by label.
 
-        Absent blocks need no choices; those given for them are replaced by 0.
+        Absent blocks need no choices, and those given for them do not count. Second digits (`c2`) may be left out too,
+        as NNI's samples leave out what is tied: that of the first block is then the stem's in stage 1, and those of
+        other blocks are that of the first block of their stage.
 
         Raises:
             ArchError: A label is missing or unknown, or a choice is not an `int` or not allowed.
         """
-        filled = dict.fromkeys(self.labels, 0) | dict(choices)
-        depths = [_integer(filled[label], label, name) for label in self.labels[: len(self.depths)]]
+        given = self._tied(choices) | dict(choices)
+        depths = [_integer(given.get(label, 0), label, name) for label in self.labels[: len(self.depths)]]
         absent = self._absent(depths)
         needed = [label for label in self.labels if label not in absent]
-        _check_labels(choices, needed, self.space, name, also=absent)
-        filled |= dict.fromkeys(absent, 0)
-        digits = [_integer(filled[label], label, name) for label in self.labels]
+        _check_labels(given, needed, self.space, name, also=absent.keys())
+        given |= dict.fromkeys(absent, 0)
+        digits = [_integer(given[label], label, name) for label in self.labels]
         return self._checked(digits, "".join(map(str, digits)), name)
 
     def canonical(self, code: str) -> str:
         """Return the code without the leading digit of the input size."""
         return code[-len(self.labels) :]
 
-    def _absent(self, depths: Sequence[int]) -> frozenset[str]:
-        """Return the labels of blocks beyond the depth of their stage; none in a stage whose depth is not allowed."""
-        absent = []
+    def _tied(self, choices: Mapping[str, Choice]) -> dict[str, Choice]:
+        """Return the second digits that follow from others, for choices that leave them out."""
+        tied: dict[str, Choice] = {}
+        for stage, depths in enumerate(self.depths, 1):
+            leader = f"s{stage}b1c2"
+            if stage == 1 and leader not in choices:
+                leader = "stem"
+            if leader in choices:
+                tied |= {f"s{stage}b{block}c2": choices[leader] for block in range(1, max(depths) + 1)}
+        return tied
+
+    def _absent(self, depths: Sequence[int]) -> dict[str, str]:
+        """Return the labels of blocks beyond the depth of their stage, each with that of the first block.
+
+        A stage whose depth is not allowed has none.
+        """
+        absent: dict[str, str] = {}
         for stage, (depth, allowed) in enumerate(zip(depths, self.depths, strict=True), 1):
             if depth in allowed:
                 for block in range(depth + 1, max(allowed) + 1):
-                    absent += [f"s{stage}b{block}c1", f"s{stage}b{block}c2"]
-        return frozenset(absent)
+                    absent |= {f"s{stage}b{block}c{conv}": f"s{stage}b1c{conv}" for conv in (1, 2)}
+        return absent
 
-    def _allowed(self, depths: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return the allowed values of each digit, given the depths; cached, as the released list has 45,000 archs."""
+    def _allowed(self, depths: Sequence[int]) -> tuple[list[tuple[int, ...]], dict[str, str]]:
+        """Return the allowed values of each digit, and `_absent`; cached, as the released list has 45,000 archs."""
         key = tuple(depths)
-        if key not in self._allowed_by_depths:
+        if key not in self._by_depths:
             absent = self._absent(depths)
             ratios = [(0,) if label in absent else self.digits for label in self.labels[len(depths) :]]
-            self._allowed_by_depths[key] = [*self.depths, *ratios]
-        return self._allowed_by_depths[key]
+            self._by_depths[key] = [*self.depths, *ratios], absent
+        return self._by_depths[key]
 
     @cached_property
-    def _allowed_by_depths(self) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    def _by_depths(self) -> dict[tuple[int, ...], tuple[list[tuple[int, ...]], dict[str, str]]]:
         return {}
 
     def _checked(self, digits: Sequence[int], code: str, name: str) -> Arch:
         stages = len(self.depths)
-        for position, (digit, allowed) in enumerate(zip(digits, self._allowed(digits[:stages]), strict=True)):
+        every, absent = self._allowed(digits[:stages])
+        for position, (digit, allowed) in enumerate(zip(digits, every, strict=True)):
             if digit not in allowed:
                 what = "depth" if position < stages else "ratio digit"
                 raise ArchError(
                     f"digit {position + 1} of {name} {code!r} asks for {what} {digit}; "
                     f"{self.space} allows {', '.join(map(str, allowed))} there"
                 )
-        return Arch(code, Choices(dict(zip(self.labels, digits, strict=True))))
+        choices = dict(zip(self.labels, digits, strict=True))
+        for label, of_first_block in absent.items():
+            choices[label] = choices[of_first_block]
+        return Arch(code, Choices(choices))
 
 
 @dataclass(frozen=True)
@@ -296,7 +317,7 @@ def _check_labels(
     space: str,
     name: str,
     *,
-    also: frozenset[str] = frozenset(),
+    also: Collection[str] = (),
 ) -> None:
     for label in needed:
         if label not in choices:

@@ -2,13 +2,15 @@
 
 More codes may be valid than are drawn. In CVPR 2022 track 1 a code has two ratio digits for every block, but in the
 released list the second ones of a stage are equal, the stem's equals those of stage 1, and absent blocks have none.
-Drawn are a depth and an outer digit per stage, and an inner digit per block that is present.
+Drawn are a depth and an outer digit per stage, and an inner digit per block that is present. What is drawn is what NNI
+sees: a variable is one choice of NNI's, under the name of the variable, which is one of the labels that it sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 from nni_nas_consistency.archs.arch import Arch, Choice
@@ -27,7 +29,7 @@ class Variable:
     """One independent variable.
 
     Args:
-        name: Its name.
+        name: Its name, one of the labels that take its choice.
         choices: Its allowed values, in any order.
         sets: The labels that take its choice.
         needs: Earlier variables, and the choices that they must have for this one to exist. Empty: it always exists.
@@ -88,6 +90,39 @@ class Domain:
             choices |= dict.fromkeys(variable.sets, picks[variable.name])
         return choices
 
+    @cached_property
+    def tied(self) -> tuple[Variable, ...]:
+        """The variables that set several labels."""
+        return tuple(variable for variable in self.variables if len(variable.sets) > 1)
+
+    def check_ties(self, arch: Arch, name: str = "arch") -> None:
+        """Refuse an arch whose code is valid, but has different choices where one variable sets all.
+
+        Raises:
+            ArchError: Two labels of one variable differ; a network of the space would silently have the wrong one.
+        """
+        for variable in self.tied:
+            for label in variable.sets:
+                if arch.choices[label] != arch.choices[variable.name]:
+                    raise ArchError(
+                        f"{label} of {name} {arch.code!r} is {arch.choices[label]!r}, {variable.name} is "
+                        f"{arch.choices[variable.name]!r}; the networks of {self.codec.space} have one choice for both"
+                    )
+
+    def check(self, arch: Arch, name: str = "arch") -> None:
+        """Refuse an arch that cannot be drawn, though its code may be valid.
+
+        Raises:
+            ArchError: A choice is none of the variable's, or `check_ties` refuses the arch.
+        """
+        for variable in self.variables:
+            if arch.choices[variable.name] not in variable.choices:
+                raise ArchError(
+                    f"{variable.name} of {name} {arch.code!r} is {arch.choices[variable.name]!r}; archs of "
+                    f"{self.codec.space} are drawn with {', '.join(map(str, variable.choices))} there"
+                )
+        self.check_ties(arch, name)
+
     def refusal(self, choices: Mapping[str, Choice]) -> str | None:
         """Return why the constraints forbid choices, or None if they allow them."""
         for constraint in self.constraints:
@@ -114,38 +149,52 @@ def digits_domain(codec: DigitCodec, ratios: tuple[tuple[int, ...], ...]) -> Dom
         codec: The codec of the space.
         ratios: The digits that are drawn in each stage.
     """
-    depths = tuple(
-        Variable(f"depth{stage}", allowed, (f"depth{stage}",)) for stage, allowed in enumerate(codec.depths, 1)
-    )
-    outer = []
-    for stage, digits in enumerate(ratios, 1):
-        tied = [label for label in codec.labels if label.startswith(f"s{stage}b") and label.endswith("c2")]
-        outer.append(Variable(f"outer{stage}", digits, (*(["stem"] if stage == 1 else []), *tied)))
-    inner = []
+    outer, inner = [], []
     for stage, (allowed, digits) in enumerate(zip(codec.depths, ratios, strict=True), 1):
+        tied = tuple(f"s{stage}b{block}c2" for block in range(1, max(allowed) + 1))
+        tied = ("stem", *tied) if stage == 1 else tied
+        outer.append(Variable(tied[0], digits, tied))
+        inner += [_of_block(codec, stage, block, 1, digits) for block in range(1, max(allowed) + 1)]
+    return _digits_domain(codec, [*outer, *inner])
+
+
+def untied_digits_domain(codec: DigitCodec) -> Domain:
+    """Return the domain of CVPR 2022 track 1 in which every digit of a code is drawn by itself.
+
+    Args:
+        codec: The codec of the space.
+    """
+    variables = [Variable("stem", codec.digits, ("stem",))]
+    for stage, allowed in enumerate(codec.depths, 1):
         for block in range(1, max(allowed) + 1):
-            deep_enough = frozenset(depth for depth in allowed if depth >= block)
-            label = f"s{stage}b{block}c1"
-            inner.append(Variable(label, digits, (label,), {f"depth{stage}": deep_enough}))
-    variables = (*depths, *outer, *inner)
-    largest = _extreme(codec, variables, depth=max, digit=min)
-    smallest = _extreme(codec, variables, depth=min, digit=max)
-    return Domain(codec, variables, largest, smallest)
+            variables += [_of_block(codec, stage, block, conv, codec.digits) for conv in (1, 2)]
+    return _digits_domain(codec, variables)
 
 
-def _extreme(
-    codec: DigitCodec, variables: tuple[Variable, ...], *, depth: Callable[..., int], digit: Callable[..., int]
-) -> Arch:
-    picks = {
-        variable.name: (depth if variable.name.startswith("depth") else digit)(variable.choices)
-        for variable in variables
-    }
-    return Domain(codec, variables).arch(picks)
+def _of_block(codec: DigitCodec, stage: int, block: int, conv: int, digits: tuple[int, ...]) -> Variable:
+    """Return the variable of one digit, which archs have that are deep enough."""
+    label = f"s{stage}b{block}c{conv}"
+    deep_enough = frozenset(depth for depth in codec.depths[stage - 1] if depth >= block)
+    return Variable(label, digits, (label,), {f"depth{stage}": deep_enough})
+
+
+def _digits_domain(codec: DigitCodec, digits: Sequence[Variable]) -> Domain:
+    """Return the domain of the depths of all stages and these digits; digit 1 is the widest."""
+    depths = [Variable(f"depth{stage}", allowed, (f"depth{stage}",)) for stage, allowed in enumerate(codec.depths, 1)]
+    variables = (*depths, *digits)
+    drawn = Domain(codec, variables)
+    largest = {variable.name: max(variable.choices) for variable in depths}
+    smallest = {variable.name: min(variable.choices) for variable in depths}
+    largest |= {variable.name: min(variable.choices) for variable in digits}
+    smallest |= {variable.name: max(variable.choices) for variable in digits}
+    return Domain(codec, variables, drawn.arch(largest), drawn.arch(smallest))
 
 
 RESNET20 = widths_domain(RESNET20_CODEC)
 DIGITS = widths_domain(DIGITS_CODEC)
 RELEASED = digits_domain(RESNET48_CODEC, ((1, 2, 3), (1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7)))
 """The domain that the 45,000 released archs of CVPR 2022 track 1 were drawn from, as counted in the list."""
-NOMINAL = digits_domain(RESNET48_CODEC, ((1, 2, 3, 4, 5, 6, 7),) * 4)
+DEMO = digits_domain(RESNET48_CODEC, ((1, 2, 3, 4, 5, 6, 7),) * 4)
 """All ratio digits in every stage, as the organisers' demo of CVPR 2022 track 1 draws."""
+NOMINAL = untied_digits_domain(RESNET48_CODEC)
+"""All that a code of CVPR 2022 track 1 may say: every digit by itself, which needs projections in any block."""

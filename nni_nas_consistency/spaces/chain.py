@@ -79,12 +79,14 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
     def choice(self, label: str) -> Any:
         """Return NNI's choice for a label of the domain: for a number of channels or a depth, say.
 
+        Labels that the domain ties are one choice, under the name of their variable.
+
         Raises:
             ValueError: The domain has no such label.
         """
         for variable in self.domain.variables:
             if label in variable.sets:
-                return nni.choice(label, list(variable.choices))
+                return nni.choice(variable.name, list(variable.choices))
         raise ValueError(f"{self.codec.space} has no variable that sets {label!r}; add it to the domain")
 
     def add_mutable(self, mutable: Any) -> Any:
@@ -111,7 +113,12 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         return {label: choice for label, choice in self.simplify().items() if not isinstance(choice, Constraint)}
 
     def sample(self, arch: Arch) -> dict[str, Any]:
-        """Return NNI's sample of an arch: label → choice, for the labels that the network reads."""
+        """Return NNI's sample of an arch: label → choice, for the labels that the network reads.
+
+        Raises:
+            ArchError: The arch is none of the space: labels that the domain ties differ.
+        """
+        self.domain.check_ties(arch)
         return {label: nni_choice(choice, arch.choices[label]) for label, choice in self._choices.items()}
 
     def arch(self, sample: Sample) -> Arch:
@@ -141,7 +148,12 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         return _declared(self.domain.smallest, "smallest")
 
     def complexity(self, arch: Arch) -> Cost:
-        """Return the parameters of an arch, and its MACs for one image; every link must be a `CostedLink`."""
+        """Return the parameters of an arch, and its MACs for one image; every link must be a `CostedLink`.
+
+        Raises:
+            ArchError: The arch is none of the space: labels that the domain ties differ.
+        """
+        self.domain.check_ties(arch)
         return chain_cost(cast("list[CostedLink]", self.links), arch, self.image_size)
 
     def can_stack(self, archs: Sequence[Arch]) -> bool:
@@ -150,7 +162,12 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
         In a stacked batch, the channels that an arch lacks are zero and come last. A space must override this, to
         return False, if code of its own between elastic layers changes that: a sigmoid, or a concatenation of features
         whose widths vary.
+
+        Raises:
+            ArchError: An arch is none of the space: labels that the domain ties differ.
         """
+        for arch in archs:
+            self.domain.check_ties(arch)
         stacking = self._stacking if self.active is not None else _Stacking.of(self)
         if not stacking.possible:
             return False

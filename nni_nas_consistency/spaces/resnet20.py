@@ -121,21 +121,35 @@ class ResidualEntry(nn.Module):
 
 
 class ResidualExit(nn.Module):
-    """Second half of a block, 3×3 convolution, batch norm, shortcut added, ReLU: state → features."""
+    """Second half of a block, 3×3 convolution, batch norm, shortcut added, activation: state → features.
 
-    def __init__(self, width_mid: Any, width_out: Any, shortcut: Shortcut) -> None:
+    Args:
+        width_mid: Channels inside the block.
+        width_out: Channels after the block.
+        shortcut: What is added; None: the input of the block, which has as many channels in every arch.
+        activation: What follows the addition, and keeps zeros zero; None: ReLU.
+    """
+
+    def __init__(
+        self, width_mid: Any, width_out: Any, shortcut: Shortcut | None, activation: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.width_mid, self.width_out = Resolved(width_mid), Resolved(width_out)
         self.conv2 = ConvBN(width_mid, width_out, 3)
         self.shortcut = shortcut
-        self.nested = shortcut.always  # else the output width decides between projection and identity
+        self.activation = activation
+        # elsewhere the output width decides between projection and identity, or is the same for all archs
+        self.nested = shortcut is not None and shortcut.always
 
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """Return the output of the block."""
         x, block_input = state
         x = self.conv2(x)
-        shortcut = self.shortcut(block_input, x.shape[1])
-        return F.relu(x + shortcut, inplace=True)
+        x = x + (block_input if self.shortcut is None else self.shortcut(block_input, x.shape[1]))
+        if self.activation is None:
+            return F.relu(x, inplace=True)
+        activated: Tensor = self.activation(x)
+        return activated
 
     def key(self, arch: Arch) -> int:
         """Return the width after the block."""
@@ -144,7 +158,7 @@ class ResidualExit(nn.Module):
     def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
         """Return the cost, and the side of the output."""
         conv = conv_cost(self.width_mid.at(arch), self.key(arch), 3, side)
-        return conv + self.shortcut.cost(arch, side), side
+        return conv if self.shortcut is None else conv + self.shortcut.cost(arch, side), side
 
 
 class Shortcut(ReadsActive, nn.Module):

@@ -174,9 +174,13 @@ def arch_of(supernet: ModelSpace, arch: Arch | Sample) -> Arch:
     """Return the arch of an arch or of NNI's sample.
 
     Raises:
-        InputError: A sample lacks a label, or a choice is not allowed.
+        InputError: A sample lacks a label, a choice is not allowed, or choices differ that the space ties.
     """
-    return arch if isinstance(arch, Arch) else active_of(supernet).codec.arch(arch)
+    arch = arch if isinstance(arch, Arch) else active_of(supernet).codec.arch(arch)
+    domain = getattr(supernet, "domain", None)
+    if domain is not None:
+        domain.check_ties(arch)
+    return arch
 
 
 def _check_stacked(supernet: ModelSpace, archs: Sequence[Arch]) -> None:
