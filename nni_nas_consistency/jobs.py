@@ -300,6 +300,8 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         check_output(beside(job.out, what), inputs)
     job.data.check_root(job.data_root, download=job.download)
     archs = first_archs(job.archs, job.system, job.limit)
+    for name, arch in archs.items():
+        job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
         named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
@@ -462,7 +464,7 @@ class RankJob:
 
 
 def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
-    """Return how well the scores rank the archs, next to parameters and MACs where the space has a network.
+    """Return how well the scores rank the archs, next to parameters and MACs.
 
     Needs neither torch nor NNI.
 
@@ -509,8 +511,6 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    if system.cost is None:
-        return {}
     costs = [system.cost(arch, system.data.shape) for arch in archs]
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
 
@@ -554,7 +554,6 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
     Raises:
         InputError: The list, the data or the folder cannot be used.
     """
-    job.system.check_network()
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, overwrite=job.overwrite)
     archs = first_archs(job.archs, job.system, job.limit)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
-from nni_nas_consistency.archs.domains import DIGITS, RELEASED, RESNET20, Domain
+from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
+from nni_nas_consistency.archs.resnet48 import resnet48_cost, width_divisor_of
 from nni_nas_consistency.errors import DataError, InputError
 from nni_nas_consistency.images.augmentation import (
     CIFAR10_TEST,
@@ -23,6 +24,8 @@ from nni_nas_consistency.images.augmentation import (
     CIFAR100_TEST,
     CIFAR100_TRAIN,
     DIGITS_TEST,
+    IMAGENET_TEST,
+    IMAGENET_TRAIN,
     Augmentation,
 )
 from nni_nas_consistency.training.recipes import (
@@ -39,6 +42,7 @@ from nni_nas_consistency.training.recipes import (
 if TYPE_CHECKING:
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.spaces.chain import ChainSpace
+    from nni_nas_consistency.spaces.resnet48 import Activation, DomainName
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,18 @@ def _digits(root: Path | None, *, train: bool, download: bool) -> Images:
     return digits(train=train)
 
 
+def _imagenet(root: Path, *, train: bool, download: bool) -> Images:
+    raise InputError("folders of images cannot be read yet; give --data cifar100, cifar10 or digits")
+
+
 CIFAR100 = DataSet("cifar100", (100, 3, 32), True, _cifar100, CIFAR100_TEST, CIFAR100_TRAIN, (50_000, 10_000))
 CIFAR10 = DataSet("cifar10", (10, 3, 32), True, _cifar10, CIFAR10_TEST, CIFAR10_TRAIN, (50_000, 10_000))
 DIGITS_8 = DataSet("digits", (10, 1, 8), False, _digits, DIGITS_TEST, DIGITS_TEST, (1200, 597))
+IMAGENET = DataSet(
+    "imagenet", (1000, 3, 224), True, _imagenet, IMAGENET_TEST, IMAGENET_TRAIN, counts=(1_281_167, 50_000)
+)
 
-DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8)
+DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8, IMAGENET)
 
 
 @dataclass(frozen=True)
@@ -134,12 +145,12 @@ class System:
         about: What it is, in one line.
         domain: What the archs are, and what is drawn by default.
         made_with: What tells its checkpoints: class of the space, and arguments that differ from another system's.
-        make: Makes the space: `make((classes, channels, side), standalone=…)`; None where there is no network yet.
+        make: Makes the space: `make((classes, channels, side), standalone=…)`.
         data: The data set, unless another is named.
         recipes: The recipes for supernets, the default first.
         standalone: How one arch is trained alone.
         cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
-            without its network; None where there is none yet.
+            without its network.
         absolute_pearson: Whether the competition's board counts |Pearson|.
     """
 
@@ -147,11 +158,11 @@ class System:
     about: str
     domain: Domain
     made_with: Mapping[str, object]
-    make: Callable[..., ChainSpace] | None
+    make: Callable[..., ChainSpace]
     data: DataSet
     recipes: tuple[Recipe, ...]
     standalone: Optimization
-    cost: Callable[[Arch, tuple[int, int, int]], Cost] | None = None
+    cost: Callable[[Arch, tuple[int, int, int]], Cost]
     absolute_pearson: bool = False
 
     @property
@@ -165,22 +176,8 @@ class System:
         Args:
             shape: Classes, channels, side.
             standalone: Whether networks have the shortcuts that reference accuracies were trained with.
-
-        Raises:
-            InputError: There is no network yet.
         """
-        self.check_network()
-        assert self.make is not None
         return self.make(shape, standalone=standalone)
-
-    def check_network(self) -> None:
-        """See that archs can be trained and scored.
-
-        Raises:
-            InputError: There is no network yet.
-        """
-        if self.make is None:
-            raise InputError(f"space {self.space} has no network yet: its lists can be checked, sampled and ranked")
 
 
 def _resnet20(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:
@@ -195,6 +192,17 @@ def _resnet20_of_unit_1(shape: tuple[int, int, int], *, standalone: bool) -> Cha
     return ResNet20Space(*shape, width_unit=1)
 
 
+def _resnet48(
+    shape: tuple[int, int, int], *, standalone: bool, domain: DomainName, activation: Activation
+) -> ChainSpace:
+    from nni_nas_consistency.spaces.resnet48 import ResNet48Space
+
+    divisor = width_divisor_of(shape[2])
+    if standalone:  # as the reference accuracies were trained, whatever the supernet has
+        return ResNet48Space(*shape, "standalone", "nominal", width_divisor=divisor)
+    return ResNet48Space(*shape, "supernet", domain, activation, divisor)
+
+
 CVPR2021 = System(
     space="resnet20",
     about="CVPR 2021 NAS track 1: ResNet-20 with searchable widths on CIFAR-100",
@@ -206,17 +214,37 @@ CVPR2021 = System(
     standalone=STANDALONE_CIFAR100,
     cost=partial(resnet20_cost, shortcut="standalone"),
 )
-CVPR2022 = System(
-    space="resnet48",
-    about="CVPR 2022 NAS track 1: ResNet-48 with searchable depths and widths on ImageNet; no network yet",
-    domain=RELEASED,
-    made_with={"class": "ResNet48Space"},
-    make=None,
-    data=CIFAR100,
-    recipes=(),
-    standalone=STANDALONE_CIFAR100,
-    absolute_pearson=True,
-)
+
+
+def _cvpr2022(
+    space: str, *, about: str = "", domain: DomainName = "released", activation: Activation = "relu"
+) -> System:
+    """Return CVPR 2022 track 1.
+
+    Args:
+        space: Its name on the command line.
+        about: What tells it from the others.
+        domain: What its supernet draws; networks that are trained alone take any code.
+        activation: What follows the additions of its supernet.
+    """
+    return System(
+        space=space,
+        about=f"CVPR 2022 NAS track 1: ResNet-48 with searchable depths and widths on ImageNet{about}",
+        domain=DEMO if domain == "demo" else RELEASED,
+        made_with={"class": "ResNet48Space", "domain": domain, "activation": activation},
+        make=partial(_resnet48, domain=domain, activation=activation),
+        data=IMAGENET,
+        recipes=(),
+        standalone=STANDALONE_CIFAR100,
+        cost=resnet48_cost,
+        absolute_pearson=True,
+    )
+
+
+CVPR2022 = _cvpr2022("resnet48")
+CVPR2022_PRELU = _cvpr2022("resnet48-prelu", about="; PReLU after additions", activation="prelu")
+CVPR2022_MISH = _cvpr2022("resnet48-mish", about="; Mish after additions", activation="mish")
+CVPR2022_DEMO = _cvpr2022("resnet48-demo", about="; archs as the organisers' demo draws them", domain="demo")
 EMBEDDED_BENCHMARK = System(
     space="digits",
     about="the embedded benchmark: ResNet-20 at a width unit of one channel on 8×8 digits",
@@ -229,7 +257,7 @@ EMBEDDED_BENCHMARK = System(
     cost=partial(resnet20_cost, shortcut="projection"),
 )
 
-SYSTEMS = (CVPR2021, CVPR2022, EMBEDDED_BENCHMARK)
+SYSTEMS = (CVPR2021, CVPR2022, CVPR2022_PRELU, CVPR2022_MISH, CVPR2022_DEMO, EMBEDDED_BENCHMARK)
 
 
 def system_of_checkpoint(space: Mapping[str, object]) -> System | None:

@@ -16,9 +16,11 @@ from nni_nas_consistency.systems import (
     CIFAR100,
     CVPR2021,
     CVPR2022,
+    CVPR2022_MISH,
     DATA_SETS,
     DIGITS_8,
     EMBEDDED_BENCHMARK,
+    IMAGENET,
     SYSTEMS,
 )
 from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, RECIPES, SHORT, Recipe
@@ -49,7 +51,9 @@ def test_the_command_line_offers_every_space_data_set_and_recipe():
     [
         ({}, (CVPR2021, CIFAR100)),
         ({"space": "digits"}, (EMBEDDED_BENCHMARK, DIGITS_8)),
-        ({"space": "resnet48"}, (CVPR2022, CIFAR100)),
+        ({"space": "resnet48"}, (CVPR2022, IMAGENET)),
+        ({"space": "resnet48-mish", "data": "cifar10"}, (CVPR2022_MISH, CIFAR10)),
+        ({"data": "imagenet"}, (CVPR2022, IMAGENET)),
         ({"data": "digits"}, (EMBEDDED_BENCHMARK, DIGITS_8)),
         ({"data": "cifar10"}, (CVPR2021, CIFAR10)),
         ({"space": "digits", "data": "cifar10"}, (EMBEDDED_BENCHMARK, CIFAR10)),

@@ -1,23 +1,34 @@
 """ResNet48Space: published constants, both shortcut rules, frozen networks in plain torch, NNI's strategies on it."""
 
+import copy
 import json
 
+import nni
 import pytest
 import torch
 import torch.nn.functional as F
 from codes import shared_data
-from helpers import random_archs, randomize
+from helpers import keep_nni_in, random_archs, randomize
 from nni.mutable import SampleValidationError
+from nni.nas.evaluator import FunctionalEvaluator
+from nni.nas.strategy import GridSearch, Random, RegularizedEvolution
 from test_spaces import counted
 
 from nni_nas_consistency.archs.codecs import RESNET48_CODEC
 from nni_nas_consistency.archs.cost import Cost
 from nni_nas_consistency.archs.domains import DEMO, NOMINAL, RELEASED
+from nni_nas_consistency.archs.resnet48 import BASE_WIDTHS, channels
 from nni_nas_consistency.errors import ArchError
-from nni_nas_consistency.spaces.resnet48 import BASE_WIDTHS, ResNet48Space, channels
+from nni_nas_consistency.nni3.experiment import RetiariiExeConfig, RetiariiExperiment
+from nni_nas_consistency.nni3.trial import score_subnet
+from nni_nas_consistency.scoring.plain import score_archs
+from nni_nas_consistency.scoring.scoring import Scoring
+from nni_nas_consistency.spaces.resnet48 import ResNet48Space
+from nni_nas_consistency.strategies.multitrial import ReleasedArchs
 from nni_nas_consistency.supernet.active import active_subnet, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import CVPR2022
 
 DEPTHS = (5, 5, 8, 5)
 UNTIED = RESNET48_CODEC.parse("3242" + "1" + "1112220000" + "2122000000" + "1152212100000000" + "7176000000")
@@ -46,6 +57,13 @@ def test_the_released_archs_cost_on_average_what_is_published():
     assert len(costs) == 9_000  # all 45,000 have 2.972 GMACs and 17.369 M parameters
     assert sum(cost.macs for cost in costs) / len(costs) == pytest.approx(2.97e9, abs=0.01e9)
     assert sum(cost.params for cost in costs) / len(costs) == pytest.approx(17.4e6, abs=0.05e6)
+
+
+@pytest.mark.parametrize("shape", [(1000, 3, 224), (100, 3, 64), (10, 1, 32), (10, 1, 9)])
+def test_costs_without_a_network_are_those_of_the_network_that_is_trained_alone(shape):
+    space = CVPR2022.make_space(shape, standalone=True)
+    for arch in [space.largest, space.smallest, UNTIED, *random_archs(NOMINAL, 5, seed=12)]:
+        assert CVPR2022.cost(arch, shape) == space.complexity(arch)
 
 
 def test_ratio_digits_round_to_the_published_channels():
@@ -274,3 +292,45 @@ def test_an_arch_whose_widths_are_not_tied_is_refused_wherever_a_network_would_b
 def test_arguments_that_make_no_network_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ResNet48Space(**arguments)
+
+
+def count_parameters(model):
+    model(torch.zeros(1, 3, 32, 32))
+    nni.report_final_result(float(sum(parameter.numel() for parameter in model.parameters())))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Random(seed=1), GridSearch(seed=1), RegularizedEvolution(population_size=2, sample_size=2, seed=1)],
+    ids=repr,
+)
+@pytest.mark.parametrize("model_format", ["simplified", "raw"])
+def test_nnis_multi_trial_strategies_run_the_frozen_networks(strategy, model_format, tmp_path, monkeypatch):
+    keep_nni_in(tmp_path, monkeypatch)
+    strategy = copy.deepcopy(strategy)
+    space = small_space()
+    config = RetiariiExeConfig(
+        execution_engine="sequential",
+        model_format=model_format,
+        max_trial_number=4,
+        experiment_working_directory=tmp_path,
+    )
+    assert RetiariiExperiment(space, FunctionalEvaluator(count_parameters), strategy).run(config)
+    models = list(strategy.list_models(sort=False))
+    assert len(models) == 4
+    for model in models:
+        assert model.metric == space.complexity(space.arch(model.sample)).params
+
+
+def test_a_released_list_runs_as_trials_of_nni_with_the_score_of_each_arch(tmp_path, monkeypatch):
+    keep_nni_in(tmp_path, monkeypatch)
+    supernet = make_supernet(small_space()).double()
+    randomize(supernet, seed=11)
+    images = some_images(4)
+    scoring = Scoring("loss", "batch", lambda: [(images, torch.arange(4))])
+    archs = {f"arch{index}": arch for index, arch in enumerate(random_archs(RELEASED, 3, seed=11), 1)}
+    strategy = ReleasedArchs(archs)
+    evaluator = FunctionalEvaluator(score_subnet, scoring=lambda: scoring)
+    assert RetiariiExperiment(supernet, evaluator, strategy).run()
+    expected = [score.loss for score in score_archs(supernet, archs.values(), scoring)]
+    assert list(strategy.scores().values()) == pytest.approx(expected, rel=1e-10)

@@ -6,8 +6,9 @@ MACs of convolutions and the classifier for one image: the convention that gives
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 from nni_nas_consistency.archs.arch import Arch
@@ -37,6 +38,7 @@ class CostedLink(Protocol):
         """Return the cost at an input of `side` × `side` pixels, and the side of the output."""
 
 
+@lru_cache(maxsize=4096)
 def conv_cost(channels_in: int, channels_out: int, kernel: int, side: int, groups: int = 1) -> Cost:
     """Return the cost of a convolution without bias and its batch norm, at an output of `side` × `side` pixels."""
     weights = channels_in // groups * channels_out * kernel * kernel
@@ -77,8 +79,14 @@ def chain_cost(links: Iterable[CostedLink], arch: Arch, side: int) -> Cost:
         arch: The arch.
         side: Side of the input images, in pixels.
     """
-    total = Cost(0, 0)
+    params = macs = 0
+    for cost in link_costs(links, arch, side):
+        params, macs = params + cost.params, macs + cost.macs
+    return Cost(params, macs)
+
+
+def link_costs(links: Iterable[CostedLink], arch: Arch, side: int) -> Iterator[Cost]:
+    """Yield the cost of each link of a chain; see `chain_cost`."""
     for link in links:
         cost, side = link.cost(arch, side)
-        total += cost
-    return total
+        yield cost

@@ -19,8 +19,8 @@ from nni_nas_consistency.files.strict_json import file_errors, object_of, read_o
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Phase, Recipe
 
-SpaceWord = Literal["resnet20", "resnet48", "digits"]
-DataWord = Literal["cifar100", "cifar10", "digits"]
+SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
+DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 
@@ -135,7 +135,8 @@ def recipe_of(
     Raises:
         InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
     """
-    system.check_network()
+    if word is None and not system.recipes:
+        raise InputError(f"space {system.space} has no recipe yet; train it from Python")
     recipe = system.recipes[0] if word is None else _named(RECIPES, word)
     assert recipe is not None
     channels = data.shape[1]

@@ -86,6 +86,11 @@ CIFAR100_ANS = Augmentation(CIFAR100_TEST.mean, CIFAR100_TEST.std, crop_padding=
 CIFAR10_TEST = Augmentation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 CIFAR10_TRAIN = Augmentation(CIFAR10_TEST.mean, CIFAR10_TEST.std, crop_padding=4, flip=True)
 
-# Likewise, at 8×8 pixels; upsampled digits keep the mean, their std is 0.32. No flip: a mirrored 2 is not a 2.
+# Of ImageNet (CVPR 2022 track 1). Decoding, resizing and random resized crops are done by the reader of the folder.
+IMAGENET_TEST = Augmentation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET_TRAIN = Augmentation(IMAGENET_TEST.mean, IMAGENET_TEST.std, flip=True)
+
+# Over all pixels of the training images, at 8×8 pixels; upsampled digits keep the mean, their std is 0.32. No flip: a
+# mirrored 2 is not a 2.
 DIGITS_TEST = Augmentation(mean=(0.3060,), std=(0.3764,))
 DIGITS_TRAIN = Augmentation(DIGITS_TEST.mean, DIGITS_TEST.std, crop_padding=1)

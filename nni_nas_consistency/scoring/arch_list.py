@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
@@ -38,8 +38,10 @@ from nni_nas_consistency.scoring.journal import (
 )
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
+from nni_nas_consistency.scoring.savings import saved_share
 from nni_nas_consistency.scoring.scoring import METRICS, Metric, Score, Scorer, Scoring
-from nni_nas_consistency.scoring.trie import sortable
+from nni_nas_consistency.scoring.trie import keys_of, sortable
+from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.active import active_of
 from nni_nas_consistency.supernet.checkpoint import sha256_of, weights_sha256
 
@@ -93,18 +95,32 @@ class Scored:
         scores: Its scores by the metric that was asked for, name → score, in sorted order of the archs.
         files: The score file, the submission unless all scores are equal, and the score file of the other metric; while
             other shards are missing, the journal instead.
+        saved_macs: The share of MACs that sharing prefixes saved against the plain scorer, in [0, 1]; None where none
+            was computed here, or where links do not know their cost.
     """
 
     scores: dict[str, float]
     files: list[Path]
+    saved_macs: float | None = field(default=None, compare=False)
 
 
-def segments_of(archs: Mapping[str, Arch]) -> list[list[str]]:
+def segments_of(archs: Mapping[str, Arch], space: ModelSpace | None = None) -> list[list[str]]:
     """Return the names of a list in segments of neighbours in sorted order; the same for every shard of the list.
 
     Scores of one segment are computed together, so the way a list is cut decides their last bits.
+
+    Args:
+        archs: The list, name → arch.
+        space: The supernet; archs that share links are neighbours. By default sorted by choices, which is the same
+            where these stand in the order of the links.
     """
-    names = sorted(archs, key=lambda name: sortable(tuple(archs[name].choices.values())))
+    shared = space is not None and shares_prefixes(space)
+
+    def order(name: str) -> tuple[Any, ...]:
+        choices = sortable(tuple(archs[name].choices.values()))
+        return (sortable(keys_of(cast("ChainSpace", space), archs[name])), choices) if shared else choices
+
+    names = sorted(archs, key=order)
     size = min(SEGMENT, math.ceil(len(names) / 8))
     return [names[first : first + size] for first in range(0, len(names), size)]
 
@@ -143,7 +159,7 @@ def score_list(
         InputError: There are more shards than segments.
         RuntimeError: A score is not finite.
     """
-    segments = list(enumerate(segments_of(archs)))
+    segments = list(enumerate(segments_of(archs, supernet)))
     if shard.count > len(segments):
         raise InputError(
             f"{len(archs)} archs make {len(segments)} segments, too few for {shard.count} shards; use fewer"
@@ -173,10 +189,13 @@ def score_list(
         with progress(sum(len(names) for _, names in missing), "archs") as advance:
             _score_segments(supernet, archs, missing, scoring, scorer=scorer, journal=journal, progress=advance)
         scores = _by_name(mine, journal.segments, scoring.metric)
-    merged = merge_shards(out, shard.count, archs, identity)
+    merged = merge_shards(out, shard.count, archs, segments, identity)
     if not merged:  # unless a shard that finished at the same moment has merged all, and deleted the journals
         merged = _finished(out, identity, codec) is not None
-    return Scored(scores, _files(out, scoring.metric) if merged else [shard.journal(out)])
+    saved = (
+        saved_share(supernet, [[archs[name] for name in names] for _, names in mine]) if scorer == "prefix" else None
+    )
+    return Scored(scores, _files(out, scoring.metric) if merged else [shard.journal(out)], saved)
 
 
 def _score_segments(
@@ -197,7 +216,9 @@ def _score_segments(
         journal.add(index, {metric: [score.of(metric) for score in scores] for metric in METRICS})
 
 
-def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Mapping[str, Json]) -> bool:
+def merge_shards(
+    out: Path, count: int, archs: Mapping[str, Arch], segments: Segments, identity: Mapping[str, Json]
+) -> bool:
     """Merge the journals of all shards into the score files, in the order of the list, and delete the journals.
 
     Whoever finishes last finds all of them complete; of two who finish at once, both write the same bytes.
@@ -206,6 +227,7 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
         out: The score file.
         count: How many shards there are.
         archs: The whole list, name → arch.
+        segments: Its segments.
         identity: What was scored and how.
 
     Returns:
@@ -215,7 +237,6 @@ def merge_shards(out: Path, count: int, archs: Mapping[str, Arch], identity: Map
         FileError: A shard was scored with different settings, or the score file cannot be written.
     """
     journals = _journals(out, count)
-    segments = list(enumerate(segments_of(archs)))
     done: dict[int, SegmentScores] = {}
     for path in journals:
         finished = _finished_segments(path, segments, identity)

@@ -173,9 +173,14 @@ def keys_of(supernet: ChainSpace, arch: Arch) -> Keys:
 
 
 def sorted_by_keys(supernet: ChainSpace, archs: Sequence[Arch]) -> list[Arch]:
-    """Return one arch for each distinct tuple of keys, sorted by keys; absent links come first."""
+    """Return one arch for each distinct tuple of keys, sorted by keys; absent links come first.
+
+    Raises:
+        ArchError: An arch is none of the space: labels that the domain ties differ.
+    """
     arch_of: dict[Keys, Arch] = {}
     for arch in archs:
+        supernet.domain.check_ties(arch)
         arch_of.setdefault(keys_of(supernet, arch), arch)
     return [arch_of[keys] for keys in sorted(arch_of, key=sortable)]
 

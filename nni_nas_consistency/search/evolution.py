@@ -40,13 +40,13 @@ def evolve(
 
     The first `population` archs are random. Each further one is a mutation of the best of a quarter of the population
     drawn at random (at least two), with every choice redrawn with probability 0.05, and replaces the oldest. No arch is
-    scored twice.
+    scored twice: NNI takes samples that differ in blocks which an arch lacks for several trials, and gets its score.
 
     Args:
         supernet: The trained supernet.
         scoring: How to score an arch.
         out: Score file to write, with all scored archs, named `arch1`, `arch2`, … in the order of scoring.
-        trials: Number of archs to score, at least 1.
+        trials: Number of samples to try, at least 1.
         population: Size of the population, at least 2.
         seed: Seed of the evolution.
         provenance: Where the scores come from, for the score file; all of it but `made_by` decides them.
@@ -107,10 +107,15 @@ def _search(
     The archs depend on the seed and the scores alone, so that a search that is begun again meets the same ones.
     """
     evaluated = count()
+    first_trial: dict[Arch, int] = {}
 
     def evaluate(subnet: ChainSpace) -> None:
+        assert subnet.frozen_arch is not None
         index = next(evaluated)
-        if index not in journal.segments:
+        first = first_trial.setdefault(subnet.frozen_arch, index)
+        if index not in journal.segments and first != index:
+            journal.add(index, journal.segments[first])
+        elif index not in journal.segments:
             score = score_network(subnet, scoring)
             check_finite([f"arch{index + 1}"], [score])
             journal.add(index, {metric: [score.of(metric)] for metric in METRICS})
@@ -121,5 +126,7 @@ def _search(
     folder = journal.path.with_suffix(".nni")
     if not run_in_process(supernet, FunctionalEvaluator(evaluate), strategy, folder=folder, max_trial_number=trials):
         raise KeyboardInterrupt
-    models = enumerate(strategy.list_models(sort=False), 1)
-    return {f"arch{index}": (supernet.arch(model.sample), float(model.metric)) for index, model in models}
+    score_of: dict[Arch, float] = {}
+    for model in strategy.list_models(sort=False):
+        score_of.setdefault(supernet.arch(model.sample), float(model.metric))
+    return {f"arch{index}": scored for index, scored in enumerate(score_of.items(), 1)}

@@ -20,6 +20,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import RESNET48_CODEC
 from nni_nas_consistency.archs.cost import Cost, conv_cost
 from nni_nas_consistency.archs.domains import DEMO, NOMINAL, RELEASED
+from nni_nas_consistency.archs.resnet48 import BASE_WIDTHS, POOLED_FROM, channels
 from nni_nas_consistency.spaces.chain import ChainSpace, State
 from nni_nas_consistency.spaces.resnet20 import Head, ResidualEntry, ResidualExit, Shortcut
 from nni_nas_consistency.supernet.active import Resolved
@@ -28,15 +29,6 @@ from nni_nas_consistency.supernet.modules import ConvBN
 ShortcutRule = Literal["supernet", "standalone"]
 DomainName = Literal["released", "demo", "nominal"]
 Activation = Literal["relu", "prelu", "mish"]
-
-BASE_WIDTHS = (64, 128, 256, 512)
-"""Channels of the four stages at ratio 1; the stem has those of the first."""
-
-RATIOS = {1: 1.0, 2: 0.95, 3: 0.9, 4: 0.85, 5: 0.8, 6: 0.75, 7: 0.7}
-"""The share of the base width that each ratio digit stands for."""
-
-POOLED_FROM = 128
-"""Side of the smallest images that are pooled after the stem, in pixels."""
 
 DOMAINS = {"released": RELEASED, "demo": DEMO, "nominal": NOMINAL}
 
@@ -128,16 +120,6 @@ class OfLastBlock(MutableExpression[int]):  # type: ignore[misc]
         yield from sorted({width for each in widths for width in each.grid()})
 
 
-def channels(base: int, digit: int) -> int:
-    """Return the channels of a ratio digit: base · ratio to the nearest multiple of 8, halves up, at least 8.
-
-    One more 8 if that is below 0.9 · base · ratio.
-    """
-    wanted = base * RATIOS[digit]
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * wanted else rounded
-
-
 class Stem(nn.Module):
     """7×7 convolution of stride 2, batch norm, ReLU, and a max-pool of stride 2 unless the images are small.
 
@@ -183,11 +165,7 @@ class OptionalLink(nn.Module):
         self.nested = link.nested
         self.block, self.depth = block, Resolved(depth)
         self.repeat = Repeat(link, MutableExpression.condition(depth >= block, 1, 0))
-
-    @property
-    def link(self) -> Any:
-        """The link; a frozen subnet may have none."""
-        return self.repeat.blocks[0]
+        self.of_arch = (link,)  # a tuple, so that torch finds the link in `repeat` alone
 
     def forward(self, state: State) -> State:
         """Return the next state: the same where the link is absent."""
@@ -200,11 +178,11 @@ class OptionalLink(nn.Module):
 
     def key(self, arch: Arch) -> Hashable:
         """Return the width after the link, or None if it is absent."""
-        return None if self.is_absent(arch) else self.link.key(arch)
+        return None if self.is_absent(arch) else self.of_arch[0].key(arch)
 
     def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
         """Return the cost, and the side of the output."""
-        return (Cost(0, 0), side) if self.is_absent(arch) else self.link.cost(arch, side)
+        return (Cost(0, 0), side) if self.is_absent(arch) else self.of_arch[0].cost(arch, side)
 
 
 def _after_addition(activation: Activation) -> nn.Module | None:

@@ -1,0 +1,132 @@
+"""CVPR 2022 track 1 on the command line, with a member of the family for 8×8 digits."""
+
+import re
+
+import pytest
+import torch
+from command import run
+from helpers import keep_nni_in, random_archs, randomize
+
+from nni_nas_consistency.archs.codecs import RESNET48_CODEC
+from nni_nas_consistency.archs.cost import Cost
+from nni_nas_consistency.archs.domains import NOMINAL, RELEASED
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
+from nni_nas_consistency.files.score_files import read_scores
+from nni_nas_consistency.images.augmentation import DIGITS_TEST
+from nni_nas_consistency.images.datasets import digits
+from nni_nas_consistency.scoring.images import image_scoring
+from nni_nas_consistency.scoring.plain import score_archs
+from nni_nas_consistency.supernet.checkpoint import load_supernet, save_supernet
+from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import CVPR2022, CVPR2022_DEMO, CVPR2022_MISH, CVPR2022_PRELU, SYSTEMS
+
+VARIANTS = (CVPR2022, CVPR2022_PRELU, CVPR2022_MISH, CVPR2022_DEMO)
+
+
+@pytest.fixture(autouse=True)
+def nni_writes_to_a_temporary_folder(tmp_path, monkeypatch):
+    keep_nni_in(tmp_path, monkeypatch)
+
+
+def write_list(path, archs):
+    write_released(path, {f"arch{index}": Entry(arch, index / 100) for index, arch in enumerate(archs, 1)})
+    return path
+
+
+def trained(folder, system=CVPR2022):
+    """Write a checkpoint of a supernet with random weights; return its path."""
+    supernet = make_supernet(system.make_space((10, 1, 8)))
+    randomize(supernet, seed=1)
+    save_supernet(folder / "supernet.safetensors", supernet, {"data": "digits"})
+    return folder / "supernet.safetensors"
+
+
+@pytest.mark.parametrize("system", VARIANTS, ids=lambda system: system.space)
+def test_a_checkpoint_of_each_variant_is_known_as_such_and_scored(tmp_path, system):
+    checkpoint = trained(tmp_path, system)
+    archs = random_archs(system.domain, 5, seed=2)
+    words = ("--archs", write_list(tmp_path / "list.json", archs), "--images", 64, "--out", tmp_path / "scores.json")
+    done = run("score", "--checkpoint", checkpoint, *words)
+    assert re.search(r"shared prefixes saved \d+% of the MACs of scoring one by one\n$", done.err)
+    scores = read_scores(tmp_path / "scores.json", system.codec)
+    assert scores.provenance["space"] == system.space
+    supernet = make_supernet(system.make_space((10, 1, 8)))
+    load_supernet(checkpoint, supernet)
+    scoring = image_scoring(digits(train=False).first(64), DIGITS_TEST)
+    expected = [score.loss for score in score_archs(supernet, archs, scoring)]
+    assert [score for _, score in scores.scores.values()] == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) == 5
+    other = CVPR2022 if system is not CVPR2022 else CVPR2022_DEMO
+    error = run("score", "--checkpoint", checkpoint, *words, "--space", other.space, code=2).error
+    assert f"was trained for space {system.space}, not {other.space}; leave --space out" in error
+
+
+def test_archs_that_the_supernet_does_not_have_are_one_line_and_exit_2(tmp_path):
+    checkpoint = trained(tmp_path)
+    narrow, untied = (
+        RESNET48_CODEC.arch({**RELEASED.smallest.choices, **digit}) for digit in ({"s1b1c1": 5}, {"s1b2c2": 1})
+    )
+    for arch, message in (
+        (narrow, f"s1b1c1 of arch1 {narrow.code!r} is 5; archs of resnet48 are drawn with 1, 2, 3 there"),
+        (untied, f"s1b2c2 of arch1 {untied.code!r} is 1, stem is 3; the networks of resnet48 have one choice for both"),
+    ):
+        words = ("--archs", write_list(tmp_path / "list.json", [arch]), "--out", tmp_path / "scores.json")
+        assert message in run("score", "--checkpoint", checkpoint, *words, code=2).error
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_scores_rank_beside_params_and_macs_of_the_published_network(tmp_path):
+    archs = random_archs(NOMINAL, 12, seed=5)
+    path = write_list(tmp_path / "list.json", archs)
+    shown = run("rank", path, path, "--space", "resnet48", "--resamples", 20).out
+    assert re.search(r"\|pearson\| +1\.0000 .* 0\.\d{4} ", shown) and "MACs" in shown
+    space = CVPR2022.make_space(CVPR2022.data.shape, standalone=True)
+    assert space.complexity(space.largest) == Cost(params=34_043_688, macs=5_282_238_464)
+
+
+@pytest.mark.parametrize(("side", "width"), [(224, 64), (128, 64), (64, 16), (32, 8), (8, 8)])
+def test_images_of_less_than_128_pixels_have_smaller_members(side, width):
+    for standalone in (False, True):
+        space = CVPR2022.make_space((10, 3, side), standalone=standalone)
+        frozen = space.freeze(space.sample(space.largest))
+        assert frozen.links[0].conv.conv.out_channels == width
+        assert space.image_size == side
+
+
+def test_networks_that_are_trained_alone_take_any_code_whatever_the_supernet_draws():
+    for system in VARIANTS:
+        space = system.make_space((10, 3, 32), standalone=True)
+        (arch,) = random_archs(NOMINAL, 1, seed=6)
+        frozen = space.freeze(space.sample(arch))
+        assert not [module for module in frozen.modules() if isinstance(module, (torch.nn.PReLU, torch.nn.Mish))]
+
+
+def test_evolution_searches_depths_and_widths(tmp_path):
+    words = ("--images", 64, "--trials", 12, "--population", 4, "--out", tmp_path / "searched.json")
+    done = run("search", "--checkpoint", trained(tmp_path), *words)
+    scores = read_scores(tmp_path / "searched.json", RESNET48_CODEC).scores
+    assert 4 < len({arch for arch, _ in scores.values()}) == len(scores) < 12  # 12 samples of NNI, some of one arch
+    for arch, _ in scores.values():
+        RELEASED.check(arch)
+    best = max(scores.values(), key=lambda scored: scored[1])[0]
+    assert done.out.endswith(f"best: {best.code}\n")
+
+
+def test_a_list_is_sampled_and_checked(tmp_path):
+    run("archs", "sample", "--space", "resnet48", "--count", 30, "--out", tmp_path / "list.json")
+    archs = [entry.arch for entry in read_released(tmp_path / "list.json", RESNET48_CODEC).values()]
+    for arch in archs:
+        RELEASED.check(arch)
+    assert len({arch.choices["depth3"] for arch in archs}) == 7
+    assert (
+        run("archs", "check", "--space", "resnet48", tmp_path / "list.json").out == "30 archs, 30 valid, 30 distinct\n"
+    )
+
+
+def test_folders_of_images_cannot_be_read_yet(tmp_path):
+    words = ("--checkpoint", trained(tmp_path), "--archs", write_list(tmp_path / "list.json", [RELEASED.largest]))
+    error = run("standalone", "--space", "resnet48", *words[2:], "--out", tmp_path / "alone", code=2).error
+    assert "imagenet needs --data-root" in error
+    words = ("standalone", "--space", "resnet48", *words[2:], "--data-root", tmp_path, "--out", tmp_path / "alone")
+    assert "folders of images cannot be read yet" in run(*words, code=2).error
+    assert {system.space for system in SYSTEMS} >= {system.space for system in VARIANTS}
