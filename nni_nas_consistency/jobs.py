@@ -522,7 +522,7 @@ class StandaloneJob:
     Args:
         system: The competition or benchmark.
         data: The data set.
-        archs: The list, in released form.
+        archs: The list, in released form; or the arch itself, to train one.
         out: Folder to write into; seeds that are finished there are not trained again.
         optimization: Optimizer and schedule.
         seeds: Train every arch with seeds 0 … seeds − 1.
@@ -536,7 +536,7 @@ class StandaloneJob:
 
     system: System
     data: DataSet
-    archs: Path
+    archs: Path | Arch
     out: Path
     optimization: Optimization
     seeds: int = 1
@@ -556,7 +556,7 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
     """
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, overwrite=job.overwrite)
-    archs = first_archs(job.archs, job.system, job.limit)
+    archs = first_archs(job.archs, job.system, job.limit) if isinstance(job.archs, Path) else {"arch1": job.archs}
 
     with _importing():
         from nni_nas_consistency.training.reference import train_references

@@ -33,6 +33,7 @@ from nni_nas_consistency.training.recipes import (
     EMBEDDED,
     NAZARICK,
     SHORT,
+    STANDALONE_2022,
     STANDALONE_CIFAR100,
     STANDALONE_DIGITS,
     Optimization,
@@ -235,7 +236,7 @@ def _cvpr2022(
         make=partial(_resnet48, domain=domain, activation=activation),
         data=IMAGENET,
         recipes=(),
-        standalone=STANDALONE_CIFAR100,
+        standalone=STANDALONE_2022,
         cost=resnet48_cost,
         absolute_pearson=True,
     )

@@ -23,9 +23,9 @@ from nni_nas_consistency.images.loader import TrainingLoader
 from nni_nas_consistency.jobs import params_of
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.make import make_supernet
-from nni_nas_consistency.systems import CVPR2021
+from nni_nas_consistency.systems import CVPR2021, CVPR2022, IMAGENET
 from nni_nas_consistency.training.lightning import training_evaluator
-from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, STANDALONE_DIGITS
+from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, STANDALONE_2022, STANDALONE_DIGITS
 from nni_nas_consistency.training.run import TrainingRun
 from nni_nas_consistency.training.supernet import initialise, train_supernet
 
@@ -55,6 +55,25 @@ def test_ans_is_at_its_peak_in_epochs_0_and_1_and_has_no_warm_up():
     optimization = ANS.phases[0].optimization
     assert [lr(optimization, epoch * STEPS) for epoch in (0, 1)] == [0.025, 0.025]
     assert lr(optimization, 2 * STEPS) < 0.025
+
+
+def test_the_networks_of_2022_are_trained_alone_at_rates_in_proportion_to_the_batch_and_warm_up_in_whole_steps():
+    one, four = STANDALONE_2022, replace(STANDALONE_2022, batch_size=1024)
+    assert (one.epochs, one.momentum, one.weight_decay, one.drop_last) == (90, 0.9, 1e-4, True)
+    for optimization, peak, steps in ((one, 0.1, 5004), (four, 0.4, 1251)):
+        assert optimization.peak_lr == pytest.approx(peak)
+        assert optimization.steps_per_epoch(IMAGENET.counts[0]) == steps
+        assert optimization.warm_up(steps) == 2 * steps
+        factors = [optimization.lr_factor(step, steps) for step in (0, steps, 2 * steps, 3 * steps - 1, 3 * steps)]
+        assert factors == [0, 0.5, 1, 1, 0.5 * (1 + math.cos(math.pi / 90))]
+    assert STANDALONE_2022.for_epochs(45).warm_up(5004) == 5004
+    assert CVPR2022.standalone == STANDALONE_2022
+
+
+def test_images_of_imagenet_are_normalised_as_published():
+    for augmentation in (IMAGENET.train, IMAGENET.test):
+        assert augmentation.mean == (0.485, 0.456, 0.406) and augmentation.std == (0.229, 0.224, 0.225)
+    assert IMAGENET.train.flip and not IMAGENET.test.flip
 
 
 def test_the_last_incomplete_batch_is_kept(tmp_path):

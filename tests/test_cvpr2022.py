@@ -1,5 +1,6 @@
 """CVPR 2022 track 1 on the command line, with a member of the family for 8×8 digits."""
 
+import json
 import re
 
 import pytest
@@ -99,6 +100,38 @@ def test_networks_that_are_trained_alone_take_any_code_whatever_the_supernet_dra
         (arch,) = random_archs(NOMINAL, 1, seed=6)
         frozen = space.freeze(space.sample(arch))
         assert not [module for module in frozen.modules() if isinstance(module, (torch.nn.PReLU, torch.nn.Mish))]
+
+
+SHORT_ALONE = ("standalone", "--space", "resnet48", "--data", "digits", "--epochs", 1, "--set", "batch_size=200")
+
+
+def test_one_arch_or_each_of_a_list_is_trained_alone(tmp_path):
+    archs = random_archs(NOMINAL, 2, seed=7)
+    run(*SHORT_ALONE, "--archs", write_list(tmp_path / "list.json", archs), "--out", tmp_path / "list")
+    for index, arch in enumerate(archs):
+        out = tmp_path / str(index)
+        done = run(*SHORT_ALONE, "--arch", "1" + arch.code, "--out", out)
+        assert done.out == f"{out / 'reference.json'}\n"
+        alone = read_released(out / "reference.json", RESNET48_CODEC)["arch1"]
+        assert alone.arch.code == "1" + arch.code
+        assert alone.acc == read_released(tmp_path / "list" / "reference.json", RESNET48_CODEC)[f"arch{index + 1}"].acc
+    plan = json.loads((tmp_path / "list" / "about.json").read_text())["optimization"]
+    assert (plan["batch_size"], plan["lr"], plan["lr_batch"]) == (200, 0.1, 256)
+    assert (plan["epochs"], plan["warmup_epochs"], plan["weight_decay"]) == (1, pytest.approx(2 / 90), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "give either --archs, a list, or --arch, the code of one arch"),
+        (("--arch", "1", "--archs", "list.json"), "give either --archs, a list, or --arch, the code of one arch"),
+        (("--arch", "16-4"), "--arch: the code is '16-4'; resnet48 expects 51 or 52 digits"),
+        (("--arch", RELEASED.largest.code, "--set", "n=2"), "there is no setting 'n'; give NAME=VALUE of lr, "),
+    ],
+)
+def test_archs_that_cannot_be_trained_alone_are_one_line_and_exit_2(tmp_path, words, message):
+    assert message in run(*SHORT_ALONE, *words, "--out", tmp_path / "alone", code=2).error
+    assert not (tmp_path / "alone").exists()
 
 
 def test_evolution_searches_depths_and_widths(tmp_path):

@@ -9,14 +9,15 @@ from helpers import plain_logits, random_archs, random_batch, randomize, tiny_sp
 from torch import nn
 
 from nni_nas_consistency.archs.codecs import DIGITS_CODEC
-from nni_nas_consistency.archs.domains import DIGITS
+from nni_nas_consistency.archs.domains import DIGITS, NOMINAL
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.ranking.statistics import split_half
-from nni_nas_consistency.spaces.resnet20 import ResNet20Space
+from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.spaces.resnet48 import ResNet48Space
 from nni_nas_consistency.training import reference
 from nni_nas_consistency.training.alone import side_by_side, train_alone
 from nni_nas_consistency.training.recipes import Optimization
@@ -127,7 +128,7 @@ def spied(archs, **settings):
     made = []
 
     def watch(networks):
-        if not isinstance(networks[0], ResNet20Space):
+        if not isinstance(networks[0], ChainSpace):
             return side_by_side(networks)
         together = side_by_side([network.double() for network in networks])
         together.register_forward_pre_hook(in_double)
@@ -157,6 +158,48 @@ def test_networks_and_accuracies_are_those_of_training_every_arch_with_plain_tor
         torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-8)
         assert accuracy == float((expected.argmax(1) == labels).double().mean())
     assert len(set(accuracies)) > 2
+
+
+def resnet48():
+    return ResNet48Space(10, 1, 8, "standalone", "nominal", width_divisor=8)
+
+
+def test_an_arch_of_2022_alone_is_trained_as_published_written_out():
+    (arch,) = random_archs(NOMINAL, 1, seed=3)
+    plan = Optimization(3, 40, lr=0.05, lr_batch=20, warmup_steps=0, warmup_epochs=1, weight_decay=1e-4, drop_last=True)
+    (network,), together, accuracies = spied([arch], space=resnet48(), optimization=plan, seed=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    batches = TrainingLoader(digits(train=True).first(100), DIGITS_TRAIN, batch_size=40, seed=3, drop_last=True)
+    factors = iter([0, 1 / 2, 1, 1, 3 / 4, 3 / 4])  # two batches an epoch: of 100 images, 20 are left out
+    for images, labels in [*batches, *batches, *batches]:
+        optimizer.param_groups[0]["lr"] = 0.1 * next(factors)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images.double()), labels).backward()
+        optimizer.step()
+    assert next(factors, None) is None
+    images, labels = next(iter(EvaluationLoader(digits(train=False).first(150), DIGITS_TEST, 150)))
+    expected = network.eval()(images.double())
+    torch.testing.assert_close(together.eval()(images.double()), expected, rtol=1e-6, atol=1e-6)
+    assert accuracies == [float((expected.argmax(1) == labels).double().mean())]
+
+
+def test_both_spellings_of_a_code_of_2022_are_trained_from_the_same_weights():
+    (arch,) = random_archs(NOMINAL, 1, seed=4)
+    longer = resnet48().codec.parse("1" + arch.code)
+    networks = [first_networks([each], space=resnet48())[0] for each in (arch, longer)]
+    assert all(torch.equal(*pair) for pair in zip(networks[0].parameters(), networks[1].parameters(), strict=True))
+
+
+def test_archs_of_2022_of_the_same_modules_train_side_by_side_and_others_one_by_one():
+    space = ResNet48Space(10, 1, 8, "standalone", "released", width_divisor=8)
+    base = space.smallest.choices
+    alike = [space.codec.arch({**base, "s2b1c1": digit}) for digit in (1, 3)]
+    assert train_short(alike, space=space) == pytest.approx(
+        [train_short([arch], space=space)[0] for arch in alike], abs=1.5 / 150
+    )
+    deeper = space.codec.arch({**base, "depth1": 3, "s1b3c1": 1})
+    with pytest.raises(ValueError, match="archs that differ in their modules cannot train side by side"):
+        train_short([*alike, deeper], space=space)
 
 
 def first_networks(archs, **settings):
@@ -211,7 +254,9 @@ def test_training_longer_learns_the_digits_and_tells_its_progress():
 
 def test_archs_with_different_modules_train_one_by_one_only():
     space = tiny_space("standalone")
-    with pytest.raises(ValueError, match="archs with identity shortcuts cannot train side by side; pass one at a time"):
+    with pytest.raises(
+        ValueError, match="archs that differ in their modules cannot train side by side; pass one at a time"
+    ):
         train_short(ARCHS, space=space)
     assert train_short(ARCHS[3:4], space=space) != train_short(ARCHS[3:4])
 

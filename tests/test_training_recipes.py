@@ -9,8 +9,12 @@ from helpers import keep_nni_in
 from safetensors.torch import load_file
 
 from nni_nas_consistency import jobs
+from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
+from nni_nas_consistency.training.lightning import training_evaluator
 from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
+from nni_nas_consistency.training.run import TrainingRun
 
 STEPS = 10
 OPEN = Optimization(epochs=8, batch_size=32, lr=0.4, warmup_steps=5, weight_decay=0.0, decay_epochs=2)
@@ -35,6 +39,29 @@ def test_a_constant_rate_does_not_depend_on_the_length():
     constant = replace(OPEN, decay_epochs=0)
     assert constant.for_epochs(80) == replace(constant, epochs=80)
     assert {constant.lr_factor(step, STEPS) for step in range(5, 80)} == {1.0}
+
+
+def test_a_warm_up_in_epochs_that_is_as_long_as_the_training_is_refused_with_the_way_out():
+    plan = Optimization(
+        epochs=2, batch_size=30, lr=0.1, warmup_steps=0, warmup_epochs=2, weight_decay=0.0, drop_last=True
+    )
+    with pytest.raises(
+        InputError, match="a warm-up of 6 steps is not shorter than .* 6 steps: .* --set warmup_epochs=0"
+    ):
+        plan.check_warm_up(100)
+    replace(plan, warmup_epochs=1.9).check_warm_up(100)
+
+
+def test_a_supernet_is_trained_on_whole_batches_at_a_rate_for_their_size(tmp_path):
+    phase = EMBEDDED.phases[0]
+    plan = replace(phase.optimization, epochs=1, warmup_steps=0, lr=0.5, lr_batch=16, drop_last=True)
+    run_of = TrainingRun(tmp_path, accelerator="cpu", write=lambda line: None)
+    images = digits(train=True).first(70)
+    evaluator = training_evaluator(plan, images, phase.augmentation, images, seed=0, run=run_of)
+    assert [len(labels) for _, labels in evaluator.train_dataloaders] == [32, 32]
+    module = evaluator.module
+    module.set_model(torch.nn.Linear(1, 1))
+    assert module.configure_optimizers()["optimizer"].param_groups[0]["initial_lr"] == 1.0
 
 
 def short_run(out, ema):

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
-from nni_nas_consistency.training.recipes import RECIPES, Phase, Recipe
+from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
 
 SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
@@ -153,6 +154,46 @@ def recipe_of(
     return replace(recipe, phases=tuple(_changed(replace(phase, n=n or phase.n), changes) for phase in recipe.phases))
 
 
+def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arch:
+    """Return the list of archs, or the arch of a code, of which one is given.
+
+    Raises:
+        ArchError: The code is that of no arch.
+        InputError: Both are given, or neither.
+    """
+    if archs is not None and arch is None:
+        return archs
+    if arch is not None and archs is None:
+        return system.codec.parse(arch, "--arch")
+    raise InputError("give either --archs, a list, or --arch, the code of one arch")
+
+
+def optimization_of(system: System, epochs: int | None, changes: Sequence[str]) -> Optimization:
+    """Return how archs of a system are trained alone, changed where epochs or other settings are given.
+
+    Args:
+        system: The competition or benchmark.
+        epochs: Epochs; None: the published ones. The warm-up changes in proportion.
+        changes: Texts like `batch_size=1024`; later ones win over earlier ones.
+
+    Raises:
+        InputError: A change has an unknown name or bad value.
+    """
+    optimization = system.standalone if epochs is None else system.standalone.for_epochs(epochs)
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in OPTIMIZATION_READERS:
+            raise _no_setting(change, name, OPTIMIZATION_READERS)
+        optimization = replace(optimization, **{name: _read(change, name, text, *OPTIMIZATION_READERS[name])})
+    return optimization
+
+
+def _no_setting(change: str, name: str, allowed: Iterable[str]) -> InputError:
+    return InputError(
+        f"--set {_cut(change)}: there is no setting {_cut(name)!r}; give NAME=VALUE of {', '.join(allowed)}"
+    )
+
+
 def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
     """Return a phase with the changes of `--set`."""
     for change in changes:
@@ -163,8 +204,7 @@ def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
         elif name in PHASE_READERS:
             phase = replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
         else:
-            allowed = ", ".join([*OPTIMIZATION_READERS, *PHASE_READERS, "init"])
-            raise InputError(f"--set {_cut(change)}: there is no setting {_cut(name)!r}; give NAME=VALUE of {allowed}")
+            raise _no_setting(change, name, [*OPTIMIZATION_READERS, *PHASE_READERS, "init"])
     if phase.rule == "multi-path" and phase.distill_from is not None:
         raise InputError("rule=multi-path has no teacher to distill from; add --set distill_from=never")
     if phase.rule == "sandwich" and phase.n < 2:
@@ -242,6 +282,7 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
+    "warmup_epochs": (_number, "a number of at least 0"),
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {

@@ -11,7 +11,6 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
-    Archs,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -27,8 +26,9 @@ from nni_nas_consistency.files.provenance import provenance
 
 def standalone(
     context: typer.Context,
-    archs: Archs,
     out: OutFolder,
+    archs: Annotated[Path | None, typer.Option("--archs", help="Arch list: JSON in the released format.")] = None,
+    arch: Annotated[str | None, typer.Option("--arch", help="The code of one arch, instead of a list.")] = None,
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
@@ -40,21 +40,27 @@ def standalone(
     ] = 1,
     epochs: EpochsOption = None,
     limit: LimitOption = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: NAME=VALUE, such as batch_size=1024; repeatable."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the accuracies that --out holds, and train anew.")
     ] = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
-    """Train each arch of a list from scratch: reference accuracies. Finished seeds are kept; run again to continue."""
+    """Train one arch or each of a list from scratch: reference accuracies.
+
+    Finished seeds are kept; run again to continue.
+    """
     system, data_set = parse.system_and_data(space, data)
-    optimization = system.standalone
     job = jobs.StandaloneJob(
         system,
         data_set,
-        archs,
+        parse.archs_of(system, archs, arch),
         out,
-        optimization if epochs is None else optimization.for_epochs(epochs),
+        parse.optimization_of(system, epochs, changes or []),
         seeds=seeds,
         limit=limit,
         overwrite=overwrite,

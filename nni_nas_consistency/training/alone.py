@@ -39,8 +39,8 @@ def train_alone(
     All see the same batches in the same order. An arch's first weights depend on its code and the seed alone.
 
     Args:
-        space: The search space, not a supernet. Where its archs differ in their modules (`shortcut="standalone"`),
-            pass one arch at a time.
+        space: The search space, not a supernet. Where its archs differ in their modules (depths, operators,
+            `shortcut="standalone"`), pass one arch at a time.
         archs: The archs to train side by side.
         optimization: Optimizer and schedule; nothing is clipped.
         train: Training images.
@@ -53,17 +53,19 @@ def train_alone(
         ValueError: Several archs of a space whose archs differ in their modules.
     """
     if not space.can_stack(archs):
-        raise ValueError("archs with identity shortcuts cannot train side by side; pass one at a time")
+        raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
     n = len(archs)
     with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
         together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
     optimizer = torch.optim.SGD(
         together.parameters(),
-        lr=optimization.lr,
+        lr=optimization.peak_lr,
         momentum=optimization.momentum,
         weight_decay=optimization.weight_decay,
     )
-    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
+    batches = TrainingLoader(
+        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, len(batches)))
     together.train()
     for epoch in range(1, optimization.epochs + 1):
@@ -81,7 +83,7 @@ def train_alone(
 
 def _fresh(space: ChainSpace, arch: Arch, seed: int) -> ChainSpace:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed} {arch.code}".encode()))
+        torch.manual_seed(zlib.crc32(f"{seed} {space.codec.canonical(arch.code)}".encode()))
         return space.freeze(space.sample(arch))
 
 

@@ -66,7 +66,7 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         """Return SGD and its schedule."""
         plan = self.optimization
         optimizer = torch.optim.SGD(
-            self.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+            self.parameters(), lr=plan.peak_lr, momentum=plan.momentum, weight_decay=plan.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: plan.lr_factor(step, self.steps_per_epoch)
@@ -249,7 +249,9 @@ def training_evaluator(
     resume = run.resume and os.path.lexists(run.last_checkpoint)
     if resume:
         check_checkpoint(run.last_checkpoint, run.identity)
-    batches = TrainingLoader(train, augmentation, batch_size=optimization.batch_size, seed=seed)
+    batches = TrainingLoader(
+        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last
+    )
     optimization.check_warm_up(len(train))
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
         run.last_checkpoint.parent,

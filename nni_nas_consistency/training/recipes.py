@@ -37,6 +37,10 @@ class Optimization:
         momentum: Of SGD.
         peak_epochs: Epochs at the peak before the clock starts, besides the warm-up.
         decay_epochs: Length of the decay at the end; 0: the rate stays at its peak; None: the cosine over `epochs`.
+        warmup_epochs: Length of the warm-up in epochs, which adds to `warmup_steps`.
+        lr_batch: The batch size that `lr` is meant for; at another one the peak is `lr` · `batch_size` / `lr_batch`
+            (Goyal et al. 2017, section 2.1). None: the peak is `lr` at any batch size.
+        drop_last: Whether a last batch with fewer images is left out.
     """
 
     epochs: int
@@ -47,14 +51,31 @@ class Optimization:
     momentum: float = 0.9
     peak_epochs: int = 0
     decay_epochs: int | None = None
+    warmup_epochs: float = 0.0
+    lr_batch: int | None = None
+    drop_last: bool = False
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate at this batch size."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Return the number of batches that so many training images make."""
+        return images // self.batch_size if self.drop_last else math.ceil(images / self.batch_size)
+
+    def warm_up(self, steps_per_epoch: int) -> int:
+        """Return the number of steps until the peak."""
+        return self.warmup_steps + int(self.warmup_epochs * steps_per_epoch)
 
     def lr_factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step (from 0) as a share of the peak, in [0, 1]."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
+        warm_up = self.warm_up(steps_per_epoch)
+        if step < warm_up:
+            return step / warm_up
         if self.decay_epochs is not None:
             return self._decay_factor(step / steps_per_epoch)
-        warmup_epochs = self.warmup_steps // steps_per_epoch
+        warmup_epochs = warm_up // steps_per_epoch
         clock = step // steps_per_epoch - warmup_epochs - self.peak_epochs
         return 0.5 * (1 + math.cos(math.pi * min(max(clock, 0) / self.epochs, 1)))
 
@@ -74,18 +95,22 @@ class Optimization:
         Raises:
             InputError: It is not.
         """
-        steps = self.epochs * math.ceil(images / self.batch_size)
-        if 0 < steps <= self.warmup_steps:
+        steps = self.epochs * self.steps_per_epoch(images)
+        warm_up = self.warm_up(self.steps_per_epoch(images))
+        if 0 < steps <= warm_up:
+            name = "warmup_steps" if self.warmup_steps else "warmup_epochs"
             raise InputError(
-                f"a warm-up of {self.warmup_steps} steps is not shorter than the training of {steps} steps: hardly "
-                "anything would be learnt; train for more epochs, on more images, or --set warmup_steps=0"
+                f"a warm-up of {warm_up} steps is not shorter than the training of {steps} steps: hardly "
+                f"anything would be learnt; train for more epochs, on more images, or --set {name}=0"
             )
 
     def for_epochs(self, epochs: int) -> Optimization:
         """Return the same optimization at another length; the warm-up of a cosine changes in proportion."""
         if self.decay_epochs is not None:
             return replace(self, epochs=epochs)
-        return replace(self, epochs=epochs, warmup_steps=round(self.warmup_steps * epochs / self.epochs))
+        share = epochs / self.epochs
+        warmup_steps, warmup_epochs = round(self.warmup_steps * share), self.warmup_epochs * share
+        return replace(self, epochs=epochs, warmup_steps=warmup_steps, warmup_epochs=warmup_epochs)
 
 
 @dataclass(frozen=True)
@@ -239,3 +264,15 @@ STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_st
 
 STANDALONE_DIGITS = Optimization(epochs=10, batch_size=64, lr=0.1, warmup_steps=50, weight_decay=5e-4)
 """How the reference accuracies of the embedded benchmark are trained."""
+
+STANDALONE_2022 = Optimization(
+    epochs=90,
+    batch_size=256,
+    lr=0.1,
+    lr_batch=256,
+    warmup_steps=0,
+    warmup_epochs=2,
+    weight_decay=1e-4,
+    drop_last=True,
+)
+"""How the reference accuracies of CVPR 2022 track 1 were trained, by the organisers' demo: batch 1024 on four GPUs."""
