@@ -111,6 +111,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
+    job.recipe.check(fresh=job.weights is None)
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
 
@@ -187,7 +188,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
 
     supernet = train_supernet(
         space,
-        job.recipe,
+        job.recipe.for_data(job.data.train),
         images,
         val,
         seed=job.seed,

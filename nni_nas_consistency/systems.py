@@ -36,6 +36,7 @@ from nni_nas_consistency.training.recipes import (
     STANDALONE_2022,
     STANDALONE_CIFAR100,
     STANDALONE_DIGITS,
+    SUPERNET_2022,
     Optimization,
     Recipe,
 )
@@ -235,7 +236,7 @@ def _cvpr2022(
         made_with={"class": "ResNet48Space", "domain": domain, "activation": activation},
         make=partial(_resnet48, domain=domain, activation=activation),
         data=IMAGENET,
-        recipes=(),
+        recipes=(SUPERNET_2022,),
         standalone=STANDALONE_2022,
         cost=resnet48_cost,
         absolute_pearson=True,

@@ -25,7 +25,14 @@ from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import CVPR2021, CVPR2022, IMAGENET
 from nni_nas_consistency.training.lightning import training_evaluator
-from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, STANDALONE_2022, STANDALONE_DIGITS
+from nni_nas_consistency.training.recipes import (
+    ANS,
+    EMBEDDED,
+    NAZARICK,
+    STANDALONE_2022,
+    STANDALONE_DIGITS,
+    SUPERNET_2022,
+)
 from nni_nas_consistency.training.run import TrainingRun
 from nni_nas_consistency.training.supernet import initialise, train_supernet
 
@@ -68,6 +75,19 @@ def test_the_networks_of_2022_are_trained_alone_at_rates_in_proportion_to_the_ba
         assert factors == [0, 0.5, 1, 1, 0.5 * (1 + math.cos(math.pi / 90))]
     assert STANDALONE_2022.for_epochs(45).warm_up(5004) == 5004
     assert CVPR2022.standalone == STANDALONE_2022
+
+
+def test_the_supernet_of_2022_starts_from_the_full_network_and_learns_from_it_by_two_random_subnets():
+    full, subnets = SUPERNET_2022.phases
+    assert (full.rule, full.n, full.sampling, full.start) == ("multi-path", 1, "largest", "as-left")
+    assert full.optimization == STANDALONE_2022
+    assert (subnets.rule, subnets.n, subnets.sampling, subnets.start) == ("frozen-teacher", 2, "uniform", "reordered")
+    assert (subnets.sandwich_ramp, subnets.rank_weight, subnets.grad_clip) == (None, 0, None)
+    four = replace(subnets.optimization, batch_size=1024)
+    assert (four.epochs, four.momentum, four.weight_decay, four.drop_last) == (70, 0.9, 3e-5, True)
+    assert four.peak_lr == pytest.approx(0.004)
+    assert four.warm_up(four.steps_per_epoch(IMAGENET.counts[0])) == 5 * 1251
+    assert CVPR2022.recipes == (SUPERNET_2022,)
 
 
 def test_images_of_imagenet_are_normalised_as_published():

@@ -23,7 +23,7 @@ from nni_nas_consistency.systems import (
     IMAGENET,
     SYSTEMS,
 )
-from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, RECIPES, SHORT, Recipe
+from nni_nas_consistency.training.recipes import ANS, EMBEDDED, NAZARICK, RECIPES, SHORT, SUPERNET_2022, Recipe
 
 
 def recipe(word=None, system=CVPR2021, data=CIFAR100, epochs=None, n=None, changes=()) -> Recipe:
@@ -110,15 +110,57 @@ def test_the_number_of_archs_per_step_can_be_changed():
         ("sampling=fair", with_phase(SHORT, sampling="fair")),
         ("sampling=params", with_phase(SHORT, sampling="params")),
         ("init=torch", replace(SHORT, init="torch")),
+        ("epochs=6", SHORT.for_epochs(6)),
+        ("n=5", with_phase(SHORT, n=5)),
+        ("sampling=largest", with_phase(SHORT, sampling="largest")),
+        ("start=reordered", with_phase(SHORT, start="reordered")),
+        ("warmup_epochs=1.5", with_optimization(SHORT, warmup_epochs=1.5)),
     ],
 )
 def test_every_setting_can_be_changed(change, changed):
     assert recipe("short", changes=[change]) == changed != SHORT
 
 
+def of_2022(*changes, **settings) -> Recipe:
+    return recipe(system=CVPR2022, data=DIGITS_8, changes=changes, **settings)
+
+
+def test_a_change_is_for_the_last_phase_unless_it_names_another():
+    full, subnets = SUPERNET_2022.phases
+    assert of_2022() == SUPERNET_2022
+    assert of_2022("phase0_lr=0.3").phases == (replace(full, optimization=replace(full.optimization, lr=0.3)), subnets)
+    assert of_2022("lr=0.3").phases == (full, replace(subnets, optimization=replace(subnets.optimization, lr=0.3)))
+    assert of_2022("phase1_lr=0.3") == of_2022("lr=0.3")
+    assert of_2022(n=4).phases == (full, replace(subnets, n=4)) == of_2022("n=4").phases
+    assert of_2022(epochs=35).phases == (full, subnets.for_epochs(35)) == of_2022("epochs=35").phases
+    assert of_2022("phase0_epochs=9").phases[0].optimization == full.optimization.for_epochs(9)
+    assert of_2022("phase0_epochs=9").phases[0].optimization.warmup_epochs == pytest.approx(0.2)
+    skipped = of_2022("phase0_epochs=0").phases[0]
+    assert skipped.optimization == replace(full.optimization, epochs=0)
+    assert of_2022("phase0_epochs=0", "phase0_epochs=9").phases[0].optimization.epochs == 9
+    with pytest.raises(InputError, match="^--set phase2_lr=0.3: the recipe has the phases 0 to 1$"):
+        of_2022("phase2_lr=0.3")
+    with pytest.raises(InputError, match="^--set phase0_depth=3: there is no setting 'depth'; give NAME=VALUE of "):
+        of_2022("phase0_depth=3")
+
+
+def test_what_entrants_added_is_set_by_name_and_its_ramps_move_with_the_length():
+    changed = of_2022("sandwich_ramp=10", "rank_weight=2", "rank_ramp=20").phases[1]
+    assert (changed.sandwich_ramp, changed.rank_weight, changed.rank_ramp) == (10, 2, 20)
+    shorter = changed.for_epochs(7)
+    assert (shorter.sandwich_ramp, shorter.rank_weight, shorter.rank_ramp) == (1, 2, 2)
+    for change in ("phase0_sandwich_ramp=10", "phase0_rank_weight=2"):
+        with pytest.raises(
+            InputError, match="^sandwich_ramp and rank_weight belong to rule=frozen-teacher, not multi-"
+        ):
+            of_2022(change)
+    with pytest.raises(InputError, match="^distill_from belongs to rule=sandwich, not frozen-teacher; add --set "):
+        of_2022("distill_from=3")
+
+
 def test_several_paths_need_the_teacher_to_be_switched_off():
     with pytest.raises(
-        InputError, match="^rule=multi-path has no teacher to distill from; add --set distill_from=never"
+        InputError, match="^distill_from belongs to rule=sandwich, not multi-path; add --set distill_from=never"
     ):
         recipe("short", changes=["rule=multi-path"])
     paths = recipe("short", changes=["rule=multi-path", "distill_from=never"])
@@ -133,7 +175,7 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of lr, .*, sampling"),
+        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of epochs, lr, .*, init$"),
         ("lr", r"--set lr: lr is a number of at least 0, not ''$"),
         ("lr=-1", r"lr is a number of at least 0, not '-1'$"),
         ("lr=nan", r"lr is a number of at least 0, not 'nan'$"),
@@ -144,9 +186,9 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
         ),
         ("warmup_steps=-1", r"warmup_steps is a whole number from 0 to 10,000,000, not '-1'$"),
         ("warmup_steps=1.5", r"warmup_steps is a whole number from 0 to 10,000,000, not '1.5'$"),
-        ("rule=sandwiches", r"rule is sandwich or multi-path, not 'sandwiches'$"),
+        ("rule=sandwiches", r"rule is sandwich, multi-path or frozen-teacher, not 'sandwiches'$"),
         ("grad_clip=0", r"grad_clip is a number above 0, or none, not '0'$"),
-        ("sampling=greedy", r"sampling is strict-fair, fair, uniform or params, not 'greedy'$"),
+        ("sampling=greedy", r"sampling is strict-fair, fair, uniform, params or largest, not 'greedy'$"),
         ("distill_from=-1", r"distill_from is an epoch, the first being 0, or never, not '-1'$"),
     ],
 )
@@ -158,7 +200,18 @@ def test_a_change_that_cannot_be_made_is_refused_and_says_what_can(change, messa
 def test_settings_tell_any_two_recipes_apart():
     changes = ["lr=0.2", "sampling=uniform", "grad_clip=none", "distill_from=never", "weight_decay=1e-4"]
     changed = [recipe("short", changes=[change]) for change in changes]
-    settings = [each.phases[0].settings() for each in [*changed, SHORT, NAZARICK, ANS, recipe("short", n=5)]]
+    settings = [
+        each.phases[-1].settings()
+        for each in [
+            of_2022("rank_ramp=3"),
+            of_2022("sandwich_ramp=0"),
+            *changed,
+            SHORT,
+            NAZARICK,
+            ANS,
+            recipe("short", n=5),
+        ]
+    ]
     assert len({str(sorted(values.items())) for values in settings}) == len(settings)
 
 

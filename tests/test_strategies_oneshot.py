@@ -32,9 +32,9 @@ from nni_nas_consistency.scoring.scoring import Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross_entropy
-from nni_nas_consistency.strategies.oneshot import NonFiniteLoss, SandwichStrategy
+from nni_nas_consistency.strategies.oneshot import FrozenTeacher, NonFiniteLoss, SandwichStrategy
 from nni_nas_consistency.strategies.sampling import PoolSampler, UniformSampler, strict_fair_sampler
-from nni_nas_consistency.strategies.steps import multi_path_step, sandwich_step
+from nni_nas_consistency.strategies.steps import RankLoss, frozen_teacher_step, multi_path_step, sandwich_step
 from nni_nas_consistency.supernet.active import logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
@@ -162,6 +162,56 @@ def test_the_first_arch_teaches_from_the_given_epoch_on(distill_from, epochs):
     assert losses.first == pytest.approx([labels] * 2, rel=1e-4)
     assert losses.mean == pytest.approx([(labels + by_epoch[epoch]) / 2 for epoch in epochs], rel=1e-4)
     assert by_epoch["l"] != pytest.approx(by_epoch["d"], rel=1e-2)
+
+
+def random_teacher():
+    torch.manual_seed(9)
+    return tiny_space().freeze(tiny_space().sample(DIGITS.largest)).eval()
+
+
+@pytest.mark.parametrize(
+    "ramps", [{}, {"sandwich_ramp": 2}, {"rank_weight": 3.0, "rank_ramp": 2}, {"sandwich_ramp": 0}]
+)
+@pytest.mark.parametrize("stacking", ["sliced", "stacked"])
+def test_with_a_frozen_teacher_sandwich_and_rank_loss_come_in_by_their_ramps(ramps, stacking):
+    twin, teacher, (x, y) = make_supernet(tiny()).double().train(), random_teacher(), small_batch()
+    archs, x = pool(2), x.double()
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    macs = {arch.code: twin.complexity(arch).macs for arch in [*archs, twin.largest, twin.smallest]}
+    for share in (0, 1 / 2, 1, 1):
+        beside, rank = [], None
+        if "sandwich_ramp" in ramps:
+            weight = share if ramps["sandwich_ramp"] else 1
+            beside = [(twin.largest, weight), (twin.smallest, weight)] if weight else []
+        if "rank_weight" in ramps and share:
+            rank = RankLoss(3.0 * share, lambda arch: macs[arch.code])
+        optimizer.zero_grad()
+        weights = [weight for _, weight in beside] + [1.0, 1.0]
+        drawn = [arch for arch, _ in beside] + archs
+        how = {"teacher": teacher.double(), "weights": weights, "rank": rank}
+        frozen_teacher_step(twin, x, y, drawn, **how)
+        optimizer.step()
+    settings = {"rule": "frozen-teacher", "sampler": SameOrder(archs), "grad_clip": None, "stacking": stacking}
+    strategy = SandwichStrategy(2, teacher=FrozenTeacher(teacher.float(), **ramps), **settings)
+    trained(strategy, evaluator_for(x, y, lr=0.1, precision="64-true", max_epochs=4))
+    assert not any("teacher" in name for name in strategy.supernet.state_dict())
+    for name, parameter in dict(twin.named_parameters()).items():
+        actual = strategy.supernet.get_parameter(name)
+        torch.testing.assert_close(actual, parameter, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: name + text)
+
+
+class SameOrder:
+    """A sampler that draws the same archs in the same order at every step."""
+
+    def __init__(self, archs):
+        self.archs = archs
+
+    def draw(self, n):
+        assert n == len(self.archs)
+        return list(self.archs)
+
+    def state_dict(self):
+        return {}
 
 
 class Descending(ChainSpace):
@@ -399,7 +449,15 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
         ({"n": 1}, "n is 1; rule 'sandwich' needs at least 2 archs per step"),
         ({"n": 2, "always": pool(3)}, "n is 2; rule 'sandwich' needs at least 3 archs per step"),
         ({"n": 0, "rule": "multi-path"}, "n is 0; rule 'multi-path' needs at least 1 archs per step"),
-        ({"rule": "slimmable"}, "rule is 'slimmable'; allowed are 'sandwich', 'multi-path'"),
+        ({"rule": "slimmable"}, "rule is 'slimmable'; allowed are 'sandwich', 'multi-path', 'frozen-teacher'"),
+        (
+            {"rule": "frozen-teacher"},
+            "rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither",
+        ),
+        (
+            {"teacher": FrozenTeacher(torch.nn.Identity())},
+            "rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither",
+        ),
         (
             {"rule": "multi-path", "always": pool(1)},
             "always belongs to rule='sandwich'; leave it out, or change the rule",
@@ -462,6 +520,20 @@ def test_archs_that_always_run_must_belong_to_the_space_and_meet_its_constraints
         "name others with always=[…]"
     )
     trained(SandwichStrategy(3, always=[{"w1": 8, "w2": 4}]), space=Narrow())
+
+
+@pytest.mark.parametrize("setting", ["sandwich_ramp", "rank_weight", "rank_ramp"])
+def test_a_negative_setting_of_a_frozen_teacher_is_refused(setting):
+    with pytest.raises(InputError, match=f"^{setting} is -1; it must be at least 0$"):
+        FrozenTeacher(torch.nn.Identity(), **{setting: -1})
+
+
+def test_a_rank_loss_is_refused_where_nobody_knows_the_macs():
+    teacher = FrozenTeacher(random_teacher(), rank_weight=1.0)
+    strategy = SandwichStrategy(2, rule="frozen-teacher", teacher=teacher)
+    assert refusal_of_run(strategy, space=Descending()) == (
+        "rank_weight needs MACs, which Descending does not know: set it to 0"
+    )
 
 
 def test_archs_that_cannot_be_stacked_are_refused_where_stacking_is_asked_for():

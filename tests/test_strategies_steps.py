@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from helpers import plain_logits, random_archs, random_batch, randomize, subnet_slices, tiny_supernet
 
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
-from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross_entropy
-from nni_nas_consistency.strategies.steps import label_step, multi_path_step, sandwich_step
+from nni_nas_consistency.strategies.losses import hard_cross_entropy, pairwise_rank_loss, soft_cross_entropy
+from nni_nas_consistency.strategies.steps import (
+    RankLoss,
+    frozen_teacher_step,
+    label_step,
+    multi_path_step,
+    sandwich_step,
+)
 from nni_nas_consistency.supernet.active import active_subnet
 from nni_nas_consistency.supernet.make import make_supernet
 
@@ -109,6 +115,49 @@ def test_all_archs_may_run_as_one_stacked_batch_where_none_teaches(step):
     assert_close(gradients_of(stacked), gradients_of(separate))
 
 
+def teacher_of(supernet, seed=5):
+    """Return a network that is none of the supernet's."""
+    network = supernet.freeze(supernet.sample(supernet.largest)).double().eval()
+    randomize(network, seed)
+    return network
+
+
+@BUNDLED
+@pytest.mark.parametrize("weights", [None, [0.25, 0.25, 1.0, 1.0]])
+@pytest.mark.parametrize("rank_weight", [0.0, 0.7])
+def test_archs_of_a_frozen_teacher_learn_from_labels_teacher_and_order_and_the_gradients_are_summed(
+    weights, rank_weight, bundled
+):
+    supernet, twin = training(), training()
+    images, labels = batch(images=7)
+    archs, teacher = sandwich(supernet, 4), teacher_of(supernet)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+
+    def macs(arch):
+        return -supernet.complexity(arch).macs  # against the order that the losses have by chance
+
+    rank = RankLoss(rank_weight, macs) if rank_weight else None
+    how = {"teacher": teacher, "weights": weights, "rank": rank}
+    losses = frozen_teacher_step(supernet, images, labels, bundles(archs, bundled), **how)
+
+    target = teacher(images).softmax(1).detach()
+    total, values = 0, []
+    for arch, weight in zip(archs, weights or [1.0] * 4, strict=True):
+        with active_subnet(twin, arch):
+            logits = twin(images)
+        loss = F.cross_entropy(logits, labels) + F.cross_entropy(logits, target)
+        total += weight * loss
+        for other, value in zip(archs, values, strict=False):
+            sign = 1 if macs(arch) > macs(other) else -1
+            total += rank_weight * max(0 * loss, sign * (loss - value))
+        values.append(loss.item())
+    total.backward()
+    torch.testing.assert_close(losses.tolist(), values, rtol=1e-10, atol=0)
+    assert_close(gradients_of(supernet), gradients_of(twin))
+    assert not [name for name, tensor in teacher.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
 @BUNDLED
 def test_students_do_not_move_what_only_the_teacher_uses(bundled):
     supernet, alone = training(), training()
@@ -205,3 +254,30 @@ def test_losses_of_several_archs_are_those_of_each():
 def test_soft_cross_entropy_of_huge_logits_is_finite():
     logits = torch.tensor([[1e4, 0.0], [-1e4, 0.0]])
     assert soft_cross_entropy(logits, torch.full((2, 2), 0.5)) == pytest.approx(5000)
+
+
+def test_the_rank_loss_is_the_sum_over_pairs_that_are_in_the_wrong_order():
+    def by_definition(losses, macs, first):
+        total = 0.0
+        for j in range(first, len(losses)):
+            for i in range(j):
+                wrong = losses[j] - losses[i] if macs[j] > macs[i] else losses[i] - losses[j]
+                total += max(0.0, wrong) if macs[i] != macs[j] else 0.0
+        return total
+
+    macs, losses = [5, 9, 2, 9, 7], [1.0, 2.5, 0.5, 1.5, 3.0]
+    for first in range(5):
+        own = torch.tensor(losses[first:], dtype=torch.float64, requires_grad=True)
+        earlier = torch.tensor(losses[:first], dtype=torch.float64, requires_grad=True)
+        loss = pairwise_rank_loss(own, macs[first:], earlier, macs[:first])
+        assert loss.item() == pytest.approx(by_definition(losses, macs, first))
+        loss.backward()
+        assert earlier.grad is None  # the gradient flows into the later one of a pair
+    assert own.grad.tolist() == [2]  # those of 5 and 2 MACs lose less than that of 7, against the order
+
+
+def test_archs_in_the_order_of_their_macs_have_no_rank_loss():
+    losses = torch.tensor([3.0, 2.0, 1.0], requires_grad=True)
+    loss = pairwise_rank_loss(losses, [1, 2, 3], torch.tensor([4.0]), [0])
+    loss.backward()
+    assert loss.item() == 0 and not losses.grad.any()

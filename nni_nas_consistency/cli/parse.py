@@ -22,7 +22,7 @@ from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, R
 
 SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 
 MOST_SHARDS = 10_000
@@ -130,18 +130,17 @@ def recipe_of(
         system: The competition or benchmark.
         data: The data set to train on.
         epochs: Epochs of the last phase; None: the recipe's. Warm-up and teacher's epoch change in proportion.
-        n: Archs per step; None: the recipe's.
-        changes: Texts like `lr=0.2`; they win over the other arguments, and later ones over earlier ones.
+        n: Archs per step of the last phase; None: the recipe's.
+        changes: Texts like `lr=0.2` for the last phase, or `phase0_lr=0.2` for another one; they win over the other
+            arguments, and later ones over earlier ones.
 
     Raises:
         InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
     """
-    if word is None and not system.recipes:
-        raise InputError(f"space {system.space} has no recipe yet; train it from Python")
     recipe = system.recipes[0] if word is None else _named(RECIPES, word)
     assert recipe is not None
     channels = data.shape[1]
-    if recipe.channels != channels:
+    if recipe.channels not in (channels, None):
         raise InputError(
             f"recipe {recipe.name} is for images with {recipe.channels} channel(s), {data.name} has {channels}; "
             "give another --recipe or --data"
@@ -151,7 +150,27 @@ def recipe_of(
     if inits:
         recipe = replace(recipe, init=_read(f"init={inits[-1]}", "init", inits[-1], *INIT_READER))
     recipe = recipe if epochs is None else recipe.for_epochs(epochs)
-    return replace(recipe, phases=tuple(_changed(replace(phase, n=n or phase.n), changes) for phase in recipe.phases))
+    phases = [*recipe.phases[:-1], replace(recipe.phases[-1], n=n or recipe.phases[-1].n)]
+    for change in changes:
+        index, setting = _phase_of(change, len(phases))
+        phases[index] = _changed(phases[index], setting, change)
+    for phase in phases:
+        phase.check()
+    return replace(recipe, phases=tuple(phases))
+
+
+def _phase_of(change: str, phases: int) -> tuple[int, str]:
+    """Return the phase that a change is for, the last one unless it names one, and the change without the phase.
+
+    Raises:
+        InputError: There is no such phase.
+    """
+    match = re.fullmatch(r"phase(\d{1,9})_(.*)", change, re.ASCII | re.DOTALL)
+    if match is None:
+        return phases - 1, change
+    if int(match[1]) >= phases:
+        raise InputError(f"--set {_cut(change)}: the recipe has the phases 0 to {phases - 1}")
+    return int(match[1]), match[2]
 
 
 def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arch:
@@ -194,25 +213,17 @@ def _no_setting(change: str, name: str, allowed: Iterable[str]) -> InputError:
     )
 
 
-def _changed(phase: Phase, changes: Sequence[str]) -> Phase:
-    """Return a phase with the changes of `--set`."""
-    for change in changes:
-        name, _, text = change.partition("=")
-        if name in OPTIMIZATION_READERS:
-            value = _read(change, name, text, *OPTIMIZATION_READERS[name])
-            phase = replace(phase, optimization=replace(phase.optimization, **{name: value}))
-        elif name in PHASE_READERS:
-            phase = replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
-        else:
-            raise _no_setting(change, name, [*OPTIMIZATION_READERS, *PHASE_READERS, "init"])
-    if phase.rule == "multi-path" and phase.distill_from is not None:
-        raise InputError("rule=multi-path has no teacher to distill from; add --set distill_from=never")
-    if phase.rule == "sandwich" and phase.n < 2:
-        raise InputError(
-            f"n is {phase.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
-            "larger --n, or --set rule=multi-path"
-        )
-    return phase
+def _changed(phase: Phase, setting: str, change: str) -> Phase:
+    """Return a phase with one setting changed, which is what `--set` says without the phase."""
+    name, _, text = setting.partition("=")
+    if name == "epochs":
+        return phase.for_epochs(_read(change, name, text, *EPOCHS_READER))
+    if name in OPTIMIZATION_READERS:
+        value = _read(change, name, text, *OPTIMIZATION_READERS[name])
+        return replace(phase, optimization=replace(phase.optimization, **{name: value}))
+    if name in PHASE_READERS:
+        return replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
+    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, "init"])
 
 
 def _read(change: str, name: str, text: str, read: Callable[[str], Value], allowed: str) -> Value:
@@ -276,6 +287,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 INIT_READER: tuple[Callable[[str], Any], str] = (_one_of("kaiming-fan-out", "torch"), "kaiming-fan-out or torch")
+EPOCHS_READER: tuple[Callable[[str], Any], str] = (
+    _count,
+    f"a whole number from 0 to {MOST_STEPS:,}; a phase of 0 epochs is left out",
+)
 OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "lr": (_number, "a number of at least 0"),
     "weight_decay": (_number, "a number of at least 0"),
@@ -286,11 +301,19 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "rule": (_one_of("sandwich", "multi-path"), "sandwich or multi-path"),
-    "sampling": (_one_of("strict-fair", "fair", "uniform", "params"), "strict-fair, fair, uniform or params"),
+    "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
+    "rule": (_one_of("sandwich", "multi-path", "frozen-teacher"), "sandwich, multi-path or frozen-teacher"),
+    "sampling": (
+        _one_of("strict-fair", "fair", "uniform", "params", "largest"),
+        "strict-fair, fair, uniform, params or largest",
+    ),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
     "ema": (_decay_or_none, "a number above 0 and below 1, such as 0.999, or none"),
+    "start": (_one_of("as-left", "reordered"), "as-left or reordered"),
+    "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
+    "rank_weight": (_number, "a number of at least 0"),
+    "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
 }
 
 

@@ -6,8 +6,10 @@ and data. Not supported: several processes (DDP), which NNI's manual optimizatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import pytorch_lightning as pl
@@ -16,7 +18,7 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.cost import CostedLink
@@ -25,20 +27,56 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
-from nni_nas_consistency.strategies.steps import Bundle, TrainingStep, label_step, multi_path_step, sandwich_step
+from nni_nas_consistency.strategies.steps import (
+    Bundle,
+    RankLoss,
+    TrainingStep,
+    frozen_teacher_step,
+    label_step,
+    multi_path_step,
+    sandwich_step,
+)
 from nni_nas_consistency.supernet.active import Sample, active_of, can_stack, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.nni_modules import nni_choice
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
-Rule = Literal["sandwich", "multi-path"]
+Rule = Literal["sandwich", "multi-path", "frozen-teacher"]
 Stacking = Literal["auto", "stacked", "sliced"]
 
 STACKED_BELOW_MACS = 1_000_000
 """Where the largest subnet is smaller, kernel launches cost more than arithmetic, and stacking is faster on a CPU too:
 at 0.16 M MACs a step of 18 archs took 0.15 s stacked and 0.58 s sliced; at 41 M MACs slicing did a third of the
 arithmetic."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenTeacher:
+    """A trained network that the archs of a supernet learn from besides the labels, and what may come to it.
+
+    Args:
+        network: Maps images to logits [B, K]. It is not trained; put it into evaluation mode. It moves to the device and
+            the type of the images.
+        sandwich_ramp: Epochs until the largest and the smallest arch, which run besides the sampled ones, count as much
+            as these: in epoch e, from 0, their losses have the weight min(1, e / ramp). None: they do not run.
+        rank_weight: Weight of the rank loss guided by MACs (`losses.pairwise_rank_loss`) at the end of its ramp.
+        rank_ramp: Epochs until the rank loss has its weight: in epoch e it has rank_weight · min(1, e / ramp).
+
+    Raises:
+        InputError: A setting is negative.
+    """
+
+    network: nn.Module
+    sandwich_ramp: int | None = None
+    rank_weight: float = 0.0
+    rank_ramp: int = 0
+
+    def __post_init__(self) -> None:
+        settings = {"sandwich_ramp": self.sandwich_ramp, "rank_weight": self.rank_weight, "rank_ramp": self.rank_ramp}
+        for name, value in settings.items():
+            if value is not None and value < 0:
+                raise InputError(f"{name} is {value}; it must be at least 0")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -49,13 +87,16 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     """Train a supernet on several archs per step: by the sandwich rule, or on sampled paths alone.
 
     The defaults are those of recipe nazarick (third place, CVPR 2021 NAS track 1). `rule="multi-path"` is single-path
-    sampling (SPOS, Guo et al. 2020) with `n=1`, and recipe ans with `n=6`. Any `ModelSpace` of NNI can be trained.
+    sampling (SPOS, Guo et al. 2020) with `n=1`, and recipe ans with `n=6`; `rule="frozen-teacher"` is recipe cvpr2022.
+    Any `ModelSpace` of NNI can be trained.
 
     Args:
         n: Archs per step, at least 1.
         rule: `sandwich`: the largest and the smallest arch run at every step, with n − 2 sampled ones, and the
             gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the gradients are
+            summed. `frozen-teacher`: n sampled archs learn from the labels and from `teacher`; the gradients are
             summed.
+        teacher: For the rule of that name, the network to learn from.
         always: For the sandwich rule, the archs or NNI samples that run at every step; the first one is the teacher.
             By default the largest and the smallest of the space, which a space with operators does not have.
         sampler: Draws the other archs; by default strict fair sampling, or uniform if the space has constraints.
@@ -77,6 +118,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         n: int = 18,
         *,
         rule: Rule = "sandwich",
+        teacher: FrozenTeacher | None = None,
         always: Sequence[Arch | Sample] | None = None,
         sampler: Sampler | None = None,
         distill_from: int | None = 0,
@@ -86,18 +128,20 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         watched: int = 4,
     ) -> None:
         super().__init__()
-        if rule not in ("sandwich", "multi-path"):
-            raise InputError(f"rule is {rule!r}; allowed are 'sandwich', 'multi-path'")
-        if rule == "multi-path" and always is not None:
+        if rule not in get_args(Rule):
+            raise InputError(f"rule is {rule!r}; allowed are {', '.join(map(repr, get_args(Rule)))}")
+        if rule != "sandwich" and always is not None:
             raise InputError("always belongs to rule='sandwich'; leave it out, or change the rule")
+        if (rule == "frozen-teacher") != (teacher is not None):
+            raise InputError("rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither")
         if always is not None and not always:
             raise InputError("always is empty; name at least one arch, which is the teacher")
         if stacking not in ("auto", "stacked", "sliced"):
             raise InputError(f"stacking is {stacking!r}; allowed are 'auto', 'stacked', 'sliced'")
-        least = 1 if rule == "multi-path" else len(always) if always else 2
+        least = 1 if rule != "sandwich" else len(always) if always else 2
         if n < least:
             raise InputError(f"n is {n}; rule {rule!r} needs at least {least} archs per step")
-        self.n, self.rule, self.always, self.distill_from = n, rule, always, distill_from
+        self.n, self.rule, self.always, self.distill_from, self.teacher = n, rule, always, distill_from, teacher
         self.sampler, self.grad_clip, self.stacking = sampler, grad_clip, stacking
         self.seed, self.watched = seed, watched
 
@@ -164,6 +208,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         super().__init__(training_module)
         self.strategy = strategy
         domain = domain_of(space)
+        self.macs = _macs_counter(space) if strategy.teacher is not None and strategy.teacher.rank_weight else None
         self.sampler = strategy.sampler or _default_sampler(domain, strategy.seed)
         self.always = _always_running(strategy, domain)
         self.watched = _watched(strategy, domain, self.always)
@@ -171,10 +216,10 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Run n archs forward and backward on a batch, and take one optimizer step."""
         images, labels = batch
-        archs = [*self.always, *self.sampler.draw(self.strategy.n - len(self.always))]
+        archs = self._archs()
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         optimizer.zero_grad()
-        step = self._step()
+        step = self._step(archs, images)
         losses = step(self.model, images, labels, self._bundled(archs, images.device), backward=self.manual_backward)
         self._check_finite(losses, archs)
         if self.strategy.grad_clip is not None:
@@ -208,13 +253,33 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         """Restore the sampler's state."""
         self.sampler.load_state_dict(checkpoint["sampler"])
 
-    def _step(self) -> TrainingStep:
+    def _archs(self) -> list[Arch]:
+        """Return the archs of the next step."""
+        teacher = self.strategy.teacher
+        if teacher is None:
+            return [*self.always, *self.sampler.draw(self.strategy.n - len(self.always))]
+        beside = self.always if _ramp(self.current_epoch, teacher.sandwich_ramp) else []
+        return [*beside, *self.sampler.draw(self.strategy.n)]
+
+    def _step(self, archs: Sequence[Arch], images: Tensor) -> TrainingStep:
+        if self.strategy.teacher is not None:
+            return self._teacher_step(self.strategy.teacher, len(archs) - self.strategy.n, images)
         if self.strategy.rule == "multi-path":
             return multi_path_step
         distill_from = self.strategy.distill_from
         if distill_from is None or self.current_epoch < distill_from:
             return label_step
         return sandwich_step
+
+    def _teacher_step(self, teacher: FrozenTeacher, beside: int, images: Tensor) -> TrainingStep:
+        """Return the step of a frozen teacher, in which the first archs run besides those that were sampled."""
+        weights = [_ramp(self.current_epoch, teacher.sandwich_ramp)] * beside + [1.0] * self.strategy.n
+        rank = None
+        rank_weight = teacher.rank_weight * _ramp(self.current_epoch, teacher.rank_ramp)
+        if self.macs is not None and rank_weight:
+            rank = RankLoss(rank_weight, self.macs)
+        network = teacher.network.to(images.device, images.dtype)
+        return partial(frozen_teacher_step, teacher=network, weights=weights, rank=rank)
 
     def _bundled(self, archs: list[Arch], device: torch.device) -> list[Bundle]:
         """Return the archs in bundles: one by one, or the first alone and the others as one stacked batch."""
@@ -257,9 +322,27 @@ def newest_checkpoint(trainer: pl.Trainer) -> str:
     return getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
 
 
+def _ramp(epoch: int, length: int | None) -> float:
+    """Return the share, in [0, 1], that a linear ramp has reached in an epoch, from 0; there is none without it."""
+    if length is None:
+        return 0.0
+    return min(1.0, epoch / length) if length else 1.0
+
+
+def _macs_counter(space: ModelSpace) -> Callable[[Arch], int]:
+    """Return what counts the MACs of an arch of a space.
+
+    Raises:
+        InputError: Nobody knows them.
+    """
+    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
+        raise InputError(f"rank_weight needs MACs, which {type(space).__name__} does not know: set it to 0")
+    return lambda arch: space.complexity(arch).macs
+
+
 def _always_running(strategy: SandwichStrategy, domain: Domain) -> list[Arch]:
     """Return the archs that run at every step."""
-    if strategy.rule == "multi-path":
+    if strategy.rule == "multi-path" or (strategy.teacher is not None and strategy.teacher.sandwich_ramp is None):
         return []
     if strategy.always is not None:
         return [_allowed(arch, domain, f"always[{index}]") for index, arch in enumerate(strategy.always)]

@@ -7,14 +7,15 @@ arch runs alone, a list of archs as one stacked batch; the results agree up to r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
-from torch import Tensor
+from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.strategies.losses import hard_cross_entropy, soft_cross_entropy
+from nni_nas_consistency.strategies.losses import hard_cross_entropy, pairwise_rank_loss, soft_cross_entropy
 from nni_nas_consistency.supernet.active import logits_of
 
 Bundle: TypeAlias = "Arch | Sequence[Arch]"
@@ -107,6 +108,68 @@ def label_step(
     """
     n = count_archs(archs)
     return multi_path_step(supernet, images, labels, archs, backward=lambda loss: backward(loss / n))
+
+
+@dataclass(frozen=True)
+class RankLoss:
+    """The order of losses that a step asks for; see `losses.pairwise_rank_loss`.
+
+    Args:
+        weight: Its weight in the sum of losses, above 0.
+        macs: Returns the MACs of an arch.
+    """
+
+    weight: float
+    macs: Callable[[Arch], int]
+
+
+def frozen_teacher_step(
+    supernet: ModelSpace,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Bundle],
+    *,
+    backward: Backward = torch.autograd.backward,
+    teacher: nn.Module,
+    weights: Sequence[float] | None = None,
+    rank: RankLoss | None = None,
+) -> Tensor:
+    """Every arch learns from the labels and from the softmax of a trained network; see `TrainingStep`.
+
+    The loss of an arch is the sum of both cross-entropies; the gradients are those of the weighted sum of all losses
+    and, where asked for, of the rank loss.
+
+    Args:
+        supernet: A space after `make_supernet`, in training mode.
+        images: [B, C, H, W].
+        labels: int64 [B].
+        archs: n archs, in bundles.
+        backward: Called with each loss.
+        teacher: Maps images to logits [B, K]; it is not trained.
+        weights: The weight of each arch, n of them; None: 1 each.
+        rank: The order of losses to ask for, or None.
+
+    Source: the organisers' demo of CVPR 2022 track 1, after Once-for-All (Cai et al. 2020), section 3.3.
+    """
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        target = teacher(images).softmax(-1)
+    left = list(weights or [1.0] * count_archs(archs))
+    losses: list[Tensor] = []
+    macs: list[int] = []
+    for bundle in archs:
+        logits = logits_of(supernet, images, bundle)
+        loss = (hard_cross_entropy(logits, labels) + soft_cross_entropy(logits, target)).reshape(-1)
+        total = (loss.new_tensor(left[: len(loss)]) * loss).sum()
+        if rank is not None:
+            own = [rank.macs(arch) for arch in ([bundle] if isinstance(bundle, Arch) else bundle)]
+            earlier = _joined(losses) if losses else loss.new_zeros(0)
+            total = total + rank.weight * pairwise_rank_loss(loss, own, earlier, macs)
+            macs += own
+        backward(total)
+        losses.append(loss.detach())
+        left = left[len(loss) :]
+    return _joined(losses)
 
 
 def count_archs(archs: Sequence[Bundle]) -> int:

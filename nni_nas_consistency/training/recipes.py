@@ -13,8 +13,9 @@ from typing import Literal
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation
 
-Rule = Literal["sandwich", "multi-path"]
-Sampling = Literal["strict-fair", "fair", "uniform", "params"]
+Rule = Literal["sandwich", "multi-path", "frozen-teacher"]
+Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest"]
+Start = Literal["as-left", "reordered"]
 Init = Literal["kaiming-fan-out", "torch"]
 
 
@@ -106,7 +107,7 @@ class Optimization:
 
     def for_epochs(self, epochs: int) -> Optimization:
         """Return the same optimization at another length; the warm-up of a cosine changes in proportion."""
-        if self.decay_epochs is not None:
+        if self.decay_epochs is not None or not self.epochs or not epochs:
             return replace(self, epochs=epochs)
         share = epochs / self.epochs
         warmup_steps, warmup_epochs = round(self.warmup_steps * share), self.warmup_epochs * share
@@ -119,38 +120,88 @@ class Phase:
 
     Args:
         optimization: Optimizer and schedule.
-        augmentation: Of the training images.
+        augmentation: Of the training images; None: that of the data set.
         n: Archs per step.
         rule: `sandwich`: the largest and the smallest arch run at every step, the mean of the losses is minimised.
             `multi-path`: sampled archs alone learn from the labels, the sum of the losses is minimised.
-        sampling: How archs are drawn.
+            `frozen-teacher`: sampled archs learn from the labels and from the softmax of the largest arch as it was
+            when the phase began; the sum of the losses is minimised.
+        sampling: How archs are drawn; `largest`: always the largest.
         distill_from: By the sandwich rule, the epoch, from 0, at which the largest arch becomes the teacher of all
             others; None: never.
         grad_clip: Largest gradient norm, or None.
         ema: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992), such as 0.999,
             which takes the place of the last weights when the phase ends; None: the last weights.
+        start: What is done to the weights before the phase. `reordered`: the channels inside each residual block are
+            sorted by importance, which leaves the function of the largest arch as it was (`spaces.reorder`).
+        sandwich_ramp: With a frozen teacher, the epochs until the largest and the smallest arch, which run besides the
+            n sampled ones, count as much as these; None: they do not run.
+        rank_weight: With a frozen teacher, the weight of the rank loss guided by MACs at the end of its ramp.
+        rank_ramp: Epochs until the rank loss has its weight.
     """
 
     optimization: Optimization
-    augmentation: Augmentation
+    augmentation: Augmentation | None
     n: int
     rule: Rule
     sampling: Sampling
     distill_from: int | None
     grad_clip: float | None
     ema: float | None = None
+    start: Start = "as-left"
+    sandwich_ramp: int | None = None
+    rank_weight: float = 0.0
+    rank_ramp: int = 0
 
     def for_epochs(self, epochs: int) -> Phase:
-        """Return the same phase at another length; warm-up and the epoch of the teacher change in proportion."""
-        distill_from = self.distill_from
-        if distill_from is not None:
-            distill_from = math.ceil(distill_from * epochs / self.optimization.epochs)
-        return replace(self, optimization=self.optimization.for_epochs(epochs), distill_from=distill_from)
+        """Return the same phase at another length; warm-up, ramps and the teacher's epoch change in proportion."""
+
+        def scaled(length: int | None) -> int | None:
+            if length is None or not epochs or not self.optimization.epochs:
+                return length
+            return math.ceil(length * epochs / self.optimization.epochs)
+
+        return replace(
+            self,
+            optimization=self.optimization.for_epochs(epochs),
+            distill_from=scaled(self.distill_from),
+            sandwich_ramp=scaled(self.sandwich_ramp),
+            rank_ramp=scaled(self.rank_ramp) or 0,
+        )
+
+    def check(self) -> None:
+        """See that the settings fit each other.
+
+        Raises:
+            InputError: A setting belongs to another rule, or there are too few archs per step.
+        """
+        if self.rule != "sandwich" and self.distill_from is not None:
+            raise InputError(f"distill_from belongs to rule=sandwich, not {self.rule}; add --set distill_from=never")
+        if self.rule != "frozen-teacher" and (self.sandwich_ramp is not None or self.rank_weight):
+            raise InputError(
+                f"sandwich_ramp and rank_weight belong to rule=frozen-teacher, not {self.rule}; leave them out"
+            )
+        if self.rule == "sandwich" and self.n < 2:
+            raise InputError(
+                f"n is {self.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
+                "larger --n, or --set rule=multi-path"
+            )
 
     def settings(self) -> dict[str, float | str | None]:
         """Return everything in which two runs of a phase can differ but the augmentation, as plain JSON values."""
-        own = {"n": self.n, "rule": self.rule, "sampling": self.sampling, "distill_from": self.distill_from}
-        return {**asdict(self.optimization), **own, "grad_clip": self.grad_clip, "ema": self.ema}
+        return {
+            **asdict(self.optimization),
+            "n": self.n,
+            "rule": self.rule,
+            "sampling": self.sampling,
+            "distill_from": self.distill_from,
+            "grad_clip": self.grad_clip,
+            "ema": self.ema,
+            "start": self.start,
+            "sandwich_ramp": self.sandwich_ramp,
+            "rank_weight": self.rank_weight,
+            "rank_ramp": self.rank_ramp,
+        }
 
 
 @dataclass(frozen=True)
@@ -177,10 +228,35 @@ class Recipe:
         """Return the same recipe with another length of its last phase."""
         return replace(self, phases=(*self.phases[:-1], self.phases[-1].for_epochs(epochs)))
 
+    def check(self, *, fresh: bool) -> None:
+        """See that the phases can be trained one after the other; those without epochs are left out.
+
+        Args:
+            fresh: Whether training begins with fresh weights.
+
+        Raises:
+            InputError: Settings do not fit each other, nothing is trained, or an untrained network is to teach.
+        """
+        phases = [phase for phase in self.phases if phase.optimization.epochs]
+        if not phases:
+            raise InputError(f"recipe {self.name} has no epochs left; --set epochs=… gives it some")
+        for phase in phases:
+            phase.check()
+        if fresh and phases[0].rule == "frozen-teacher":
+            raise InputError(
+                "rule=frozen-teacher needs a trained network to learn from; give --weights, or train it first"
+            )
+
+    def for_data(self, augmentation: Augmentation) -> Recipe:
+        """Return the same recipe with the augmentation of a data set in the phases that leave it to that."""
+        phases = (replace(phase, augmentation=phase.augmentation or augmentation) for phase in self.phases)
+        return replace(self, phases=tuple(phases))
+
     @property
-    def channels(self) -> int:
-        """Channels of the images that it is for."""
-        return len(self.phases[0].augmentation.mean)
+    def channels(self) -> int | None:
+        """Channels of the images that it is for; None: any number."""
+        augmentation = self.phases[0].augmentation
+        return None if augmentation is None else len(augmentation.mean)
 
 
 NAZARICK = Recipe(
@@ -257,14 +333,6 @@ EMBEDDED = Recipe(
 """Recipe nazarick at the length of the embedded benchmark: larger steps, smaller batches, no augmentation, and a
 teacher that has learnt from the labels first (docs/decisions/0006-late-teacher.md)."""
 
-RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED)
-
-STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=5e-4)
-"""How the reference accuracies of 2021 were trained, with the augmentation `CIFAR100_TRAIN`."""
-
-STANDALONE_DIGITS = Optimization(epochs=10, batch_size=64, lr=0.1, warmup_steps=50, weight_decay=5e-4)
-"""How the reference accuracies of the embedded benchmark are trained."""
-
 STANDALONE_2022 = Optimization(
     epochs=90,
     batch_size=256,
@@ -276,3 +344,54 @@ STANDALONE_2022 = Optimization(
     drop_last=True,
 )
 """How the reference accuracies of CVPR 2022 track 1 were trained, by the organisers' demo: batch 1024 on four GPUs."""
+
+SUPERNET_2022 = Recipe(
+    "cvpr2022",
+    "torch",
+    (
+        Phase(
+            STANDALONE_2022,
+            None,
+            n=1,
+            rule="multi-path",
+            sampling="largest",
+            distill_from=None,
+            grad_clip=None,
+        ),
+        Phase(
+            Optimization(
+                epochs=70,
+                batch_size=256,
+                lr=0.001,
+                lr_batch=256,
+                warmup_steps=0,
+                warmup_epochs=5,
+                weight_decay=3e-5,
+                drop_last=True,
+            ),
+            None,
+            n=2,
+            rule="frozen-teacher",
+            sampling="uniform",
+            distill_from=None,
+            grad_clip=None,
+            start="reordered",
+        ),
+    ),
+    command="nni-consistency train --space resnet48 --recipe cvpr2022 --data-root imagenet --out runs/cvpr2022",
+    reached="published: params alone .672, FLOPs alone .784 (Pearson, board A), entrants .725 to .833; not run here",
+)
+"""The organisers' demo of CVPR 2022 track 1: the full network, then two random subnets per step that learn from it.
+
+What entrants found (|Pearson| of board A): uniform single path .725; sandwich .749 to .782 (`--set sandwich_ramp=10`:
+at full strength from the first epoch it diverged on ImageNet); PReLU .807 and Mish .816 after additions (`--space
+resnet48-prelu`, `resnet48-mish`); the rank loss guided by FLOPs .833 (`--set rank_weight=2 --set rank_ramp=20`).
+"""
+
+RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED, SUPERNET_2022)
+
+STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=5e-4)
+"""How the reference accuracies of 2021 were trained, with the augmentation `CIFAR100_TRAIN`."""
+
+STANDALONE_DIGITS = Optimization(epochs=10, batch_size=64, lr=0.1, warmup_steps=50, weight_decay=5e-4)
+"""How the reference accuracies of the embedded benchmark are trained."""

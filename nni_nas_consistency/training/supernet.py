@@ -19,11 +19,14 @@ from nni_nas_consistency.errors import InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.nni3.experiment import run_in_process
+from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
-from nni_nas_consistency.strategies.oneshot import SandwichStrategy, Stacking
+from nni_nas_consistency.spaces.reorder import reorder_inner_channels
+from nni_nas_consistency.strategies.oneshot import FrozenTeacher, SandwichStrategy, Stacking
 from nni_nas_consistency.strategies.sampling import (
     FairSampler,
     ParamsSampler,
+    PoolSampler,
     Sampler,
     UniformSampler,
     strict_fair_sampler,
@@ -66,17 +69,33 @@ def train_supernet(
     Raises:
         NonFiniteLoss: The training diverged.
         RuntimeError: It ended at a loss far above that of guessing.
-        InputError: A checkpoint cannot be gone on from, or the warm-up is not shorter than the training.
+        InputError: A checkpoint cannot be gone on from, the warm-up is not shorter than the training, or settings of
+            the recipe do not fit each other or the space.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
-    if getattr(space, "active", None) is None:
+    fresh = getattr(space, "active", None) is None
+    recipe.check(fresh=fresh)
+    if fresh:
         initialise(make_supernet(space), recipe.init, torch.Generator().manual_seed(seed))
     for index, phase in enumerate(recipe.phases):
+        if not phase.optimization.epochs:
+            continue
         of_phase = run if len(recipe.phases) == 1 else replace(run, folder=run.folder / f"phase{index}")
         sampler = sampler_of(phase, domain_of(space), torch.Generator().manual_seed(seed), params)
-        _train_phase(space, phase, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
+        teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
+        if phase.start == "reordered":
+            reorder_inner_channels(space)
+        _train_phase(space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
     return space
+
+
+def _frozen_teacher(space: ModelSpace, phase: Phase) -> FrozenTeacher:
+    """Return the largest subnet as it is now, with what else a phase asks for."""
+    if not isinstance(space, ChainSpace):
+        raise InputError(f"rule=frozen-teacher needs a chain space with a largest arch, not {type(space).__name__}")
+    network = space.freeze(space.sample(space.largest)).eval().requires_grad_(False)
+    return FrozenTeacher(network, phase.sandwich_ramp, phase.rank_weight, phase.rank_ramp)
 
 
 @torch.no_grad()
@@ -100,6 +119,7 @@ def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> 
 def _train_phase(
     space: ModelSpace,
     phase: Phase,
+    teacher: FrozenTeacher | None,
     sampler: Sampler,
     train: Images,
     val: Images,
@@ -108,12 +128,15 @@ def _train_phase(
     run: TrainingRun,
     stacking: Stacking,
 ) -> None:
+    if phase.augmentation is None:
+        raise InputError("the recipe leaves the augmentation to the data set; give it with Recipe.for_data")
     evaluator = training_evaluator(
         phase.optimization, train, phase.augmentation, val, seed=seed, run=run, ema=phase.ema
     )
     strategy = SandwichStrategy(
         phase.n,
         rule=phase.rule,
+        teacher=teacher,
         sampler=sampler,
         distill_from=phase.distill_from,
         grad_clip=phase.grad_clip,
@@ -164,6 +187,10 @@ def sampler_of(
         return FairSampler(domain, generator)
     if phase.sampling == "uniform":
         return UniformSampler(domain, generator)
+    if phase.sampling == "largest":
+        if domain.largest is None:
+            raise InputError(f"{domain.codec.space} declares no largest arch; name another sampling")
+        return PoolSampler([domain.largest], generator)
     if params is None:
         raise InputError("archs shall be drawn by their parameters: give train_supernet params, which counts them")
     return ParamsSampler(domain, generator, params=params)
