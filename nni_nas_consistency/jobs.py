@@ -326,6 +326,8 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         check_output(beside(job.out, what), inputs)
     job.data.check_root(job.data_root, download=job.download)
     archs = first_archs(job.archs, job.system, job.limit)
+    for name, arch in archs.items():
+        job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
         named = read_image_list(job.images_file, job.data.name, job.data.counts[1])

@@ -357,22 +357,10 @@ COMBINATIONS = [
     ),
     BadInput("the data of another recipe", f"{TRAIN} --data cifar10", ("recipe digits is for images", "cifar10 has 3")),
     BadInput("the space of another recipe", f"{TRAIN} --space resnet20", ("recipe digits is for images",)),
-    BadInput("training a space without a network", "train --space resnet48 --out new", ("resnet48", "no network yet")),
     BadInput(
-        "a recipe for a space without a network",
-        "train --space resnet48 --recipe short --data-root . --out new",
-        ("resnet48", "no network yet"),
-    ),
-    BadInput(
-        "training alone in a space without a network",
-        "standalone --space resnet48 --archs bad.json --out new --data-root .",
-        ("resnet48", "no network yet"),
-        written("bad.json", DIGITS_OF_2022),
-    ),
-    BadInput(
-        "scoring in a space without a network",
-        f"{SCORE} --space resnet48",
-        ("was trained for space digits, not resnet48", "leave --space out"),
+        "training on no folder of images",
+        "train --space resnet48 --data imagenet --recipe short --out new",
+        ("imagenet needs --data-root",),
     ),
     BadInput(
         "the checkpoint of another space",

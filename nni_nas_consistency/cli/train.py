@@ -46,7 +46,10 @@ def train(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a setting: NAME=VALUE, such as lr=0.2; repeatable. --set help lists them."),
+        typer.Option(
+            "--set",
+            help="Change a setting: NAME=VALUE, such as lr=0.2, of the last phase; phase0_lr=0.2 of another. Repeatable.",
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
