@@ -269,7 +269,7 @@ CHANGES = [
     ("lr", "lr is a number"),
     ("", "there is no setting ''"),
     ("=1", "there is no setting ''"),
-    ("help", "there is no setting 'help'; give NAME=VALUE of lr, "),
+    ("help", "there is no setting 'help'; give NAME=VALUE of epochs, lr, "),
     ("depth=3", "there is no setting 'depth'"),
     ("epochs=3", "there is no setting 'epochs'"),
     ("LR=3", "there is no setting 'LR'"),
