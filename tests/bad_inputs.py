@@ -110,7 +110,9 @@ WORDS = [
     BadInput("score without a checkpoint", "score --archs list.json", ("Missing option '--checkpoint'",)),
     BadInput("score without a list", "score --checkpoint supernet.safetensors", ("Missing option '--archs'",)),
     BadInput("search without a checkpoint", "search", ("Missing option '--checkpoint'", "search --help")),
-    BadInput("standalone without a list", "standalone --out new", ("Missing option '--archs'",)),
+    BadInput("standalone without a list", "standalone --out new", ("give either --archs", "--arch, the code")),
+    BadInput("a list and an arch", f"{STANDALONE} --arch 16-4", ("give either --archs", "--arch, the code")),
+    BadInput("no setting", f"{STANDALONE} --set", ("Option '--set' requires an argument",)),
     BadInput("standalone without a folder", "standalone --archs list.json", ("Missing option '--out'",)),
     BadInput("rank without files", "rank", ("Missing argument 'scores'", "rank --help")),
     BadInput("rank without a reference", "rank scores.json", ("Missing argument 'reference'",)),
@@ -139,8 +141,8 @@ WORDS += [
     for flag in flags
 ]
 
-SPACES = ("'resnet20', 'resnet48', 'digits'",)
-DATA = ("'cifar100', 'cifar10', 'digits'",)
+SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu'", "'digits'")
+DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
 RECIPES = ("'nazarick', 'short', 'ans', 'digits'",)
 PRECISIONS = ("'32-true', 'bf16-mixed', 'bf16-true', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
@@ -151,7 +153,7 @@ CHOICES = [
     (TRAIN, "--recipe", "Digits", RECIPES),
     (TRAIN, "--space", "resnet50", SPACES),
     (TRAIN, "--space", "", SPACES),
-    (TRAIN, "--data", "imagenet", DATA),
+    (TRAIN, "--data", "imagenet21k", DATA),
     (TRAIN, "--precision", "16-mixed", PRECISIONS),
     (TRAIN, "--precision", "fp32", PRECISIONS),
     (TRAIN, "--precision", "32", PRECISIONS),
@@ -271,7 +273,7 @@ CHANGES = [
     ("=1", "there is no setting ''"),
     ("help", "there is no setting 'help'; give NAME=VALUE of epochs, lr, "),
     ("depth=3", "there is no setting 'depth'"),
-    ("epochs=3", "there is no setting 'epochs'"),
+    ("epochs=three", "a phase of 0 epochs is left out, not 'three'"),
     ("LR=3", "there is no setting 'LR'"),
     ("lr=", "not ''"),
     ("lr=fast", "not 'fast'"),
@@ -289,9 +291,9 @@ CHANGES = [
     (f"batch_size={HUGE}", f"not '{HUGE}'"),
     ("warmup_steps=-1", "a whole number from 0 to 10,000,000, not '-1'"),
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
-    ("rule=sandwiches", "sandwich or multi-path, not 'sandwiches'"),
+    ("rule=sandwiches", "sandwich, multi-path or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
-    ("sampling=greedy", "strict-fair, fair, uniform or params, not 'greedy'"),
+    ("sampling=greedy", "strict-fair, fair, uniform, params or largest, not 'greedy'"),
     ("distill_from=-1", "an epoch, the first being 0, or never, not '-1'"),
     ("distill_from=soon", "not 'soon'"),
     ("grad_clip=0", "a number above 0, or none, not '0'"),
@@ -300,6 +302,12 @@ CHANGES = [
     ("decay_epochs=1.5", "not '1.5'"),
     ("ema=1", "a number above 0 and below 1, such as 0.999, or none, not '1'"),
     ("ema=nan", "not 'nan'"),
+    ("n=0", "a whole number from 1 to 50,000, not '0'"),
+    ("warmup_epochs=-1", "a number of at least 0, not '-1'"),
+    ("start=sorted", "as-left or reordered, not 'sorted'"),
+    ("sandwich_ramp=x", "epochs, 0 for full strength at once, or none, not 'x'"),
+    ("rank_weight=-1", "a number of at least 0, not '-1'"),
+    ("rank_ramp=-1", "a whole number of epochs from 0 to"),
     ("init=xavier", "kaiming-fan-out or torch, not 'xavier'"),
     ("init=", "kaiming-fan-out or torch, not ''"),
 ]
@@ -789,7 +797,7 @@ METADATA = [
     (
         "of an unknown class",
         inside("space", **{"class": "Darts"}),
-        ("different space than resnet20, resnet48, digits", "class 'Darts'", "in Python"),
+        ("different space than resnet20, resnet48, ", "class 'Darts'", "in Python"),
     ),
     ("of another width unit", inside("space", width_unit=2), ("different space than resnet20", "width_unit 2")),
     ("without about", metadata(about=None), NO_ABOUT),
