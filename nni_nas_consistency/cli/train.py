@@ -48,7 +48,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change a setting: NAME=VALUE, such as lr=0.2, of the last phase; phase0_lr=0.2 of another. Repeatable.",
+            help="Change a setting: NAME=VALUE, such as lr=0.2, of the last phase; phase0_lr=0.2 of another.",
         ),
     ] = None,
     weights: Annotated[
