@@ -4,7 +4,7 @@
 
 Scores archs of the list, drawn at random, on every test image, in the batches of `score`; keeps these scores in
 `--scores`, since they take most of the time. Images are chosen by one half of the archs; Kendall's tau between the
-ranking by some images and by all is that of the other half. Each row is a median over `--splits` splits into halves.
+ranking by some images and by all is that of the other half. Each figure is a median over `--splits` splits into halves.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from nni_nas_consistency.scoring.images import image_scoring
 def main() -> None:
     options = read_options()
     scores = torch.load(options.scores)["scores"] if options.scores.is_file() else score_images(options)
-    rows = []
+    figures: dict[str, float] = {}
     for count in options.counts:
-        rows.append(row(scores, count, options.splits))
-        print(rows[-1])
+        figures |= agreement(scores, count, options.splits)
+        print(figures)
     told = ("checkpoint", "archs", "skip", "drawn", "splits")
     settings = {name: str(value) for name, value in vars(options).items() if name in told}
     settings["archs"] = options.archs.name
-    document = {"machine": machine("cpu"), "settings": settings, "archs": len(scores), "rows": rows}
+    document = {"machine": machine("cpu"), "settings": settings, "archs": len(scores), "figures": figures}
     options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
@@ -54,7 +54,7 @@ def score_images(options: argparse.Namespace) -> Tensor:
     return scores
 
 
-def row(scores: Tensor, count: int, splits: int) -> dict[str, float]:
+def agreement(scores: Tensor, count: int, splits: int) -> dict[str, float]:
     """Return the median agreement with all images of chosen images, and of random ones."""
     chosen, random = [], []
     for split in range(splits):
@@ -63,7 +63,7 @@ def row(scores: Tensor, count: int, splits: int) -> dict[str, float]:
         choosing, checking = scores[order[::2]], scores[order[1::2]]
         chosen.append(tau(checking, choose_images(choosing, count, generator)))
         random.append(tau(checking, torch.randperm(scores.shape[1], generator=generator)[:count]))
-    return {"images": count, "kendall_chosen": median(chosen), "kendall_random": median(random)}
+    return {f"kendall_chosen_of_{count}": median(chosen), f"kendall_random_of_{count}": median(random)}
 
 
 def tau(scores: Tensor, images: Tensor) -> float:

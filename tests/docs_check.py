@@ -103,6 +103,15 @@ def test_the_readme_quotes_the_speedups_of_the_benchmarks(name):
         assert re.search(rf"(?<![\d.]){value:.1f}×", README), key
 
 
+@pytest.mark.parametrize("count", [256, 512, 1024, 2048, 4096])
+def test_the_page_on_image_choice_quotes_its_benchmark(count):
+    page = (ROOT / "docs" / "decisions" / "0019-image-choice.md").read_text()
+    chosen, random = (
+        BENCHMARKS["image-choice"]["figures"][f"kendall_{way}_of_{count}"] for way in ("chosen", "random")
+    )
+    assert f"| {count:,} | {chosen:.3f} | {random:.3f} |".replace("| 0.", "| .") in page
+
+
 def test_no_committed_report_names_a_folder_of_the_machine():
     for report in (SHIPPED, *MEASURED.values(), *BENCHMARKS.values()):
         assert not re.search(r"[\" ]/\w", json.dumps(report))
