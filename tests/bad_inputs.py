@@ -110,8 +110,22 @@ WORDS = [
     BadInput("score without a checkpoint", "score --archs list.json", ("Missing option '--checkpoint'",)),
     BadInput("score without a list", "score --checkpoint supernet.safetensors", ("Missing option '--archs'",)),
     BadInput("search without a checkpoint", "search", ("Missing option '--checkpoint'", "search --help")),
-    BadInput("standalone without a list", "standalone --out new", ("give either --archs", "--arch, the code")),
-    BadInput("a list and an arch", f"{STANDALONE} --arch 16-4", ("give either --archs", "--arch, the code")),
+    BadInput("standalone without a list", "standalone --out new", ("give either --archs, a list, or --arch",)),
+    BadInput(
+        "standalone with a list and an arch",
+        f"{STANDALONE} --arch {ONES}",
+        ("give either --archs, a list, or --arch, the code of one arch",),
+    ),
+    BadInput(
+        "standalone with the arch of another competition",
+        "standalone --space digits --arch 23451 --out new",
+        ("--arch '23451' has 1 layers; digits has 20",),
+    ),
+    BadInput(
+        "a setting that archs alone do not have",
+        f"{STANDALONE} --set n=3",
+        ("there is no setting 'n'", "give NAME=VALUE of lr"),
+    ),
     BadInput("no setting", f"{STANDALONE} --set", ("Option '--set' requires an argument",)),
     BadInput("standalone without a folder", "standalone --archs list.json", ("Missing option '--out'",)),
     BadInput("rank without files", "rank", ("Missing argument 'scores'", "rank --help")),
@@ -141,9 +155,9 @@ WORDS += [
     for flag in flags
 ]
 
-SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu'", "'digits'")
+SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
 DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
-RECIPES = ("'nazarick', 'short', 'ans', 'digits'",)
+RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'cvpr2022'",)
 PRECISIONS = ("'32-true', 'bf16-mixed', 'bf16-true', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
 DEVICES = ("'auto', 'cpu', 'cuda'",)
@@ -274,6 +288,12 @@ CHANGES = [
     ("help", "there is no setting 'help'; give NAME=VALUE of epochs, lr, "),
     ("depth=3", "there is no setting 'depth'"),
     ("epochs=three", "a phase of 0 epochs is left out, not 'three'"),
+    ("epochs=-1", "a whole number from 0 to 10,000,000; a phase of 0 epochs is left out, not '-1'"),
+    ("epochs=0", "recipe digits has no epochs left; --set epochs=… gives it some"),
+    ("phase1_lr=0.3", "the recipe has the phases 0 to 0"),
+    ("phase0_depth=3", "there is no setting 'depth'"),
+    ("phase0_lr=fast", "not 'fast'"),
+    ("n=1", "n is 1; rule 'sandwich' needs at least 2 archs per step"),
     ("LR=3", "there is no setting 'LR'"),
     ("lr=", "not ''"),
     ("lr=fast", "not 'fast'"),
@@ -294,6 +314,9 @@ CHANGES = [
     ("rule=sandwiches", "sandwich, multi-path or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
     ("sampling=greedy", "strict-fair, fair, uniform, params or largest, not 'greedy'"),
+    ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),
+    ("sandwich_ramp=3", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
+    ("rank_weight=2", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
     ("distill_from=-1", "an epoch, the first being 0, or never, not '-1'"),
     ("distill_from=soon", "not 'soon'"),
     ("grad_clip=0", "a number above 0, or none, not '0'"),
@@ -365,10 +388,22 @@ COMBINATIONS = [
     ),
     BadInput("the data of another recipe", f"{TRAIN} --data cifar10", ("recipe digits is for images", "cifar10 has 3")),
     BadInput("the space of another recipe", f"{TRAIN} --space resnet20", ("recipe digits is for images",)),
+    BadInput("training on no folder of images", "train --space resnet48 --out new", ("imagenet needs --data-root",)),
     BadInput(
-        "training on no folder of images",
-        "train --space resnet48 --data imagenet --recipe short --out new",
-        ("imagenet needs --data-root",),
+        "training on a folder of images",
+        "train --space resnet48 --data-root . --out new",
+        ("folders of images cannot be read yet", "give --data cifar100"),
+        torch=True,
+    ),
+    BadInput(
+        "a teacher that is not trained",
+        f"{TRAIN} --set rule=frozen-teacher --set distill_from=never",
+        ("rule=frozen-teacher needs a trained network to learn from", "give --weights"),
+    ),
+    BadInput(
+        "a phase that is left out with what it would have taught",
+        "train --space resnet48 --data digits --set phase0_epochs=0 --out new",
+        ("rule=frozen-teacher needs a trained network to learn from", "give --weights"),
     ),
     BadInput(
         "the checkpoint of another space",
