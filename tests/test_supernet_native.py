@@ -171,3 +171,16 @@ def test_without_a_compiler_there_is_no_kernel(tmp_path, monkeypatch):
         assert not native.supports(features((4, 3, 2, 2), 0, torch.float32))
     finally:
         native.library.cache_clear()
+
+
+def test_moments_are_single_precision_whatever_the_default_type():
+    x = features((4, 3, 2, 2), 0, torch.bfloat16)
+    expected = native.moments(x, 1)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)  # as Lightning does for bf16-true
+        found = native.moments(x, 1)
+    finally:
+        torch.set_default_dtype(before)
+    assert all(tensor.dtype == torch.float32 for tensor in found)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

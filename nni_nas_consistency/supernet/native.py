@@ -64,7 +64,7 @@ def supports(x: Tensor) -> bool:
 
 def moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Return the mean and the biased variance of every channel in every group of images, both float32 [groups, C]."""
-    mean, var = (torch.empty(groups, x.shape[1]) for _ in range(2))
+    mean, var = (torch.empty(groups, x.shape[1], dtype=torch.float32) for _ in range(2))
     _library().batch_norm_moments(*_sizes(x, groups), x.data_ptr(), mean.data_ptr(), var.data_ptr())
     return mean, var
 
