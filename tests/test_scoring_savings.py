@@ -4,9 +4,11 @@ import json
 import math
 
 import pytest
+import torch
 from codes import shared_data
-from helpers import random_archs, tiny_space
-from scoring_chains import CHAINS, archs_of, case_of, setting
+from helpers import random_archs, randomize, tiny_space
+from scoring_chains import CHAINS, archs_of, case_of
+from torch import nn
 
 from nni_nas_consistency.archs.domains import DIGITS, RELEASED
 from nni_nas_consistency.scoring.arch_list import segments_of
@@ -18,6 +20,10 @@ from nni_nas_consistency.scoring.trie import keys_of
 from nni_nas_consistency.spaces.resnet48 import ResNet48Space
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.modules import ElasticConvBN, ElasticLinear
+from nni_nas_consistency.supernet.sharing import FULL, Sharing
+
+SHARINGS = [FULL, Sharing(conv="end", bn="end"), Sharing(conv="front", bn="front")]
+"""With kernels of their own for outputs, or inputs, links run at each width, or still at the widest."""
 
 COSTED = [case_of(name) for name in ("chain-resnet20", "chain-resnet20-standalone", "chain-resnet48")]
 
@@ -27,9 +33,8 @@ def macs_run(supernet, archs, images):
     macs = []
 
     def count(module, inputs, output):
-        layer = module.conv if isinstance(module, ElasticConvBN) else module
-        kernel = math.prod(layer.weight.shape[2:])
-        macs.append(inputs[0].shape[1] * kernel * math.prod(output.shape[1:]))
+        kernels = [layer.kernel_size for layer in module.modules() if isinstance(layer, nn.Conv2d)] or [(1,)]
+        macs.append(inputs[0].shape[1] * math.prod(kernels[0]) * math.prod(output.shape[1:]))
 
     for module in supernet.modules():
         if isinstance(module, (ElasticConvBN, ElasticLinear)):
@@ -39,16 +44,25 @@ def macs_run(supernet, archs, images):
 
 
 @pytest.mark.parametrize("case", COSTED, ids=str)
-def test_the_macs_that_are_counted_are_those_that_run(case):
-    given = setting(case)
-    archs = archs_of(given.supernet.domain)
-    counted = macs_of_walk(given.supernet, archs)
-    assert counted == macs_run(given.supernet, archs, given.test[:1])
-    one_by_one = sum(given.supernet.complexity(arch).macs for arch in archs)
-    assert saved_share(given.supernet, [archs]) == 1 - counted / one_by_one > 0.05
-    apart = [[arch] for arch in archs]
-    if not case.name.endswith("48"):  # whose archs may be aliases
-        assert saved_share(given.supernet, apart) == 0
+@pytest.mark.parametrize("sharing", SHARINGS, ids=str)
+def test_the_macs_that_are_counted_are_those_that_run(case, sharing):
+    supernet = make_supernet(case.make(), sharing=sharing).double()
+    randomize(supernet, seed=0)
+    archs = archs_of(supernet.domain)
+    counted = macs_of_walk(supernet, archs)
+    images = case.images()
+    assert counted == macs_run(supernet, archs, [(images, torch.arange(len(images)))])
+    one_by_one = sum(supernet.complexity(arch).macs for arch in archs)
+    assert saved_share(supernet, [archs]) == 1 - counted / one_by_one > 0.05
+    assert saved_share(supernet, [[arch] for arch in archs]) == 0
+
+
+def test_a_kernel_for_each_output_width_saves_less_than_one_for_all():
+    shares = []
+    for sharing in SHARINGS[:2]:
+        supernet = make_supernet(COSTED[0].make(), sharing=sharing)
+        shares.append(saved_share(supernet, [archs_of(supernet.domain)]))
+    assert shares[0] > shares[1]
 
 
 def test_archs_that_differ_in_digits_of_one_width_share_all_of_it():

@@ -10,6 +10,7 @@ from nni_nas_consistency.spaces.reorder import reorder_inner_channels
 from nni_nas_consistency.spaces.resnet48 import ResNet48Space
 from nni_nas_consistency.supernet.active import logits_of
 from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.supernet.sharing import Sharing
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
 SPACES = {
@@ -78,3 +79,9 @@ def test_a_space_without_residual_blocks_is_refused():
         InputError, match="^DescendingChain has no residual blocks, whose inner channels could be reord"
     ):
         reorder_inner_channels(DescendingChain())
+
+
+def test_convolutions_with_several_kernels_are_refused():
+    supernet = make_supernet(tiny_space(), sharing=Sharing(conv="end"))
+    with pytest.raises(InputError, match="reordered where all archs share one kernel; do it before unsharing$"):
+        reorder_inner_channels(supernet)

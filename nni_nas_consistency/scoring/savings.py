@@ -10,7 +10,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.cost import CostedLink, link_costs
 from nni_nas_consistency.scoring.trie import keys_of
-from nni_nas_consistency.spaces.chain import ChainSpace, Link
+from nni_nas_consistency.spaces.chain import ChainSpace, Link, runs_at_widest
 
 
 def saved_share(space: ModelSpace, segments: Iterable[Sequence[Arch]]) -> float | None:
@@ -43,11 +43,11 @@ def macs_of_walk(space: ChainSpace, archs: Sequence[Arch]) -> int:
         space: A chain space whose links know their cost.
         archs: The archs of the segment.
     """
-    links = cast("Sequence[Link]", space.links)
+    nested = [runs_at_widest(link) for link in cast("Sequence[Link]", space.links)]
     macs_of_run: dict[Hashable, int] = {}
     for keys, arch in {keys_of(space, arch): arch for arch in archs}.items():
         costs = link_costs(cast("Sequence[CostedLink]", space.links), arch, space.image_size)
-        for depth, (link, cost) in enumerate(zip(links, costs, strict=True)):
-            run = depth, keys[: depth if link.nested else depth + 1]
+        for depth, (at_widest, cost) in enumerate(zip(nested, costs, strict=True)):
+            run = depth, keys[: depth if at_widest else depth + 1]
             macs_of_run[run] = max(macs_of_run.get(run, 0), cost.macs)  # an absent link costs nothing
     return sum(macs_of_run.values())

@@ -15,6 +15,7 @@ from torch import nn
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.spaces.resnet20 import ResidualEntry, ResidualExit
+from nni_nas_consistency.supernet.modules import ElasticBank
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def reorder_inner_channels(space: ModelSpace) -> None:
         space: A space of residual blocks, a supernet or not.
 
     Raises:
-        InputError: The space has no residual blocks.
+        InputError: The space has no residual blocks, or several kernels for one convolution (`supernet.sharing`).
 
     Source: Once-for-All (Cai et al. 2020), section 3.3, as the organisers' demo of CVPR 2022 track 1 does it: outputs
     of the first convolution, its batch norm, and inputs of the second convolution.
@@ -35,6 +36,8 @@ def reorder_inner_channels(space: ModelSpace) -> None:
         raise InputError(f"{type(space).__name__} has no residual blocks, whose inner channels could be reordered")
     for entry, leave in blocks:
         first, norm, second = entry.conv1.conv, entry.conv1.bn, leave.conv2.conv
+        if any(isinstance(layer, ElasticBank) for layer in (first, norm, second)):
+            raise InputError("inner channels are reordered where all archs share one kernel; do it before unsharing")
         order = second.weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
         for tensor in (first.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
             tensor.copy_(tensor[order])
