@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
@@ -128,15 +129,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     for phase in job.recipe.phases:
         phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
+    settings = job.settings() | job.data.settings() | images.identity()
+    settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
@@ -185,7 +187,7 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun) -> None:
+def _train_and_save(job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -305,7 +307,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {"data": self.data.name, "images": images}
+        settings: dict[str, Json] = {**self.data.settings(), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -330,7 +332,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
-        named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
+        named = read_image_list(job.images_file, job.data.name, job.data.counts and job.data.counts[1])
     for name, arch in archs.items():
         job.system.domain.check(arch, name)
 
@@ -340,16 +342,17 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
 
     shard = Shard(*job.shard)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if named is None else test.at(named)
     test = test if job.images is None else test.first(job.images)
     calibration = None
     if job.bn == "train":
-        calibration = job.data.images(job.data_root, train=True, download=job.download).to(place)
+        calibration = job.data.images(job.data_root, train=True, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     scoring = image_scoring(
-        test.to(place),
+        test,
         job.data.test,
+        device=place,
         metric=job.metric,
         bn=job.bn,
         batch_size=job.batch_size,
@@ -441,14 +444,14 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
 
     generator = torch.Generator().manual_seed(job.seed)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     drawn = [archs[index] for index in torch.randperm(len(archs), generator=generator)[: job.archs_scored].tolist()]
     supernet = supernet.to(place)
     half = len(drawn) // 2
 
     def scores_on(images: Images, archs: list[Arch], advance: Progress) -> Tensor:
-        scoring = image_scoring(images.to(place), job.data.test, batch_size=job.batch_size)
+        scoring = image_scoring(images, job.data.test, device=place, batch_size=job.batch_size)
         return scores_of_images(supernet, archs, scoring, progress=advance)
 
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
@@ -512,7 +515,7 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
     names, values, accuracies = match(scores, reference, common=job.common)
     archs = [reference[name].arch for name in names]
-    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
+    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs, _shape_of(job.system, settings))}
     consistency: dict[str, Any] = {}
     with progress(job.resamples * len(columns), "resamples") as advance:
         for column, numbers in columns.items():
@@ -537,10 +540,19 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
     )
 
 
-def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
+def _baselines(system: System, archs: list[Arch], shape: tuple[int, int, int]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    costs = [system.cost(arch, system.data.shape) for arch in archs]
+    costs = [system.cost(arch, shape) for arch in archs]
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+
+
+def _shape_of(system: System, settings: Mapping[str, Json]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images that archs were scored on, by default those of the system."""
+    shape = settings.get("shape")
+    if not isinstance(shape, list) or len(shape) != 3:
+        return system.data.shape
+    sizes = [size if type(size) is int and size > 0 else 1 for size in shape]
+    return sizes[0], sizes[1], sizes[2]
 
 
 @dataclass(frozen=True)
@@ -590,19 +602,19 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
         archs,
         optimization=job.optimization,
         train=images.to(place),
-        test=test.to(place),
+        test=test,
         augmentation=job.data.train,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, "data": job.data.name},
+        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
     )
@@ -658,14 +670,14 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
         from nni_nas_consistency.search.evolution import evolve
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
     with progress(job.trials, "archs") as advance:
         return evolve(
             supernet.to(place),
-            image_scoring(test.to(place), job.data.test),
+            image_scoring(test, job.data.test, device=place),
             out=job.out,
             trials=job.trials,
             population=job.population,

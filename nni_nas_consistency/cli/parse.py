@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,12 +17,13 @@ from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.images.folder_options import FolderOptions, class_names, resizing_to
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
 
 SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
-DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
+DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 
@@ -33,8 +34,48 @@ MOST_STEPS = 10_000_000
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
+class FolderWords:
+    """What the command line says of a folder of images; None where it says nothing.
+
+    Args:
+        root: The folder.
+        side: Side of the squares that images become, in pixels.
+        smallest_crop: Smallest random crop, as a share of the area.
+        val_fraction: Share of the training images that are held out.
+        val_files: List of the training images that are held out.
+        cache: Folder of decoded images.
+        workers: Processes that decode.
+    """
+
+    root: Path | None = None
+    side: int | None = None
+    smallest_crop: float | None = None
+    val_fraction: float | None = None
+    val_files: Path | None = None
+    cache: Path | None = None
+    workers: int | None = None
+
+    def options(self) -> dict[str, object]:
+        """Return what is given besides the folder, by the word on the command line."""
+        values = {
+            "--side": self.side,
+            "--smallest-crop": self.smallest_crop,
+            "--val-fraction": self.val_fraction,
+            "--val-files": self.val_files,
+            "--cache": self.cache,
+            "--workers": self.workers,
+        }
+        return {option: value for option, value in values.items() if value is not None}
+
+
 def system_and_data(
-    space: str | None, data: str | None, *, checkpoint: Path | None = None, recipe: str | None = None
+    space: str | None,
+    data: str | None,
+    *,
+    checkpoint: Path | None = None,
+    recipe: str | None = None,
+    folder: FolderWords = FolderWords(),
 ) -> tuple[System, DataSet]:
     """Return the system and the data set of a command.
 
@@ -45,11 +86,15 @@ def system_and_data(
         CheckpointError: The checkpoint cannot be read.
         InputError: The checkpoint was trained for a different space or on different images than those that are named.
     """
-    trained, of_checkpoint = (None, None) if checkpoint is None else _trained_for(checkpoint)
+    trained, of_checkpoint, shape = (None, None, None) if checkpoint is None else _trained_for(checkpoint)
     system = _system(space, data, trained, recipe)
     if trained not in (system, None):
         raise InputError(f"{checkpoint}: was trained for space {trained.space}, not {system.space}; leave --space out")
-    chosen = _named(DATA_SETS, data) or of_checkpoint or system.data
+    chosen = _named([system.data, *DATA_SETS], data) or of_checkpoint or system.data
+    if chosen.folder is not None:
+        return system, _folder_of(chosen, folder, checkpoint, shape)
+    for option in folder.options():
+        raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
     if of_checkpoint is not None and of_checkpoint.shape != chosen.shape:
         raise InputError(
             f"{checkpoint}: was trained on {of_checkpoint.name}, whose classes or image size {chosen.name} does not "
@@ -58,8 +103,44 @@ def system_and_data(
     return system, chosen
 
 
-def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
-    """Return the system of a checkpoint, and its data set if it is one of ours.
+def _folder_of(
+    data: DataSet, words: FolderWords, checkpoint: Path | None, trained: tuple[int, int, int] | None
+) -> DataSet:
+    """Return a folder of images, with what the command line says of it.
+
+    Args:
+        data: The data set; where it has no classes, they are counted.
+        words: What is said of it.
+        checkpoint: The checkpoint that is used, if any.
+        trained: Classes, channels and side of the images that it was trained on, if it says so.
+
+    Raises:
+        InputError: There is no such folder, a value is out of range, or the checkpoint is for other images.
+    """
+    assert data.folder is not None
+    classes, channels, side = data.shape
+    if not classes:
+        data.check_root(words.root)
+        assert words.root is not None
+        classes = len(class_names(words.root.expanduser()))
+        side = side if trained is None else trained[2]
+    resizing = data.folder.resizing
+    if (words.side or side) != resizing.side:
+        resizing = replace(resizing_to(words.side or side), interpolation=resizing.interpolation)
+    if words.smallest_crop is not None:
+        resizing = replace(resizing, smallest_crop=words.smallest_crop)
+    options = FolderOptions(resizing, words.val_fraction, words.val_files, words.cache, words.workers)
+    shape = (classes, channels, resizing.side)
+    if trained not in (shape, None):
+        raise InputError(
+            f"{checkpoint}: was trained for {trained[0]} classes of images of {trained[2]} pixels; {data.name} has "
+            f"{classes} classes and {resizing.side} pixels: give its own --data, --data-root and --side"
+        )
+    return replace(data, shape=shape, counts=None if options.holds_out else data.counts, folder=options)
+
+
+def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None, tuple[int, int, int] | None]:
+    """Return the system of a checkpoint, its data set if it is one of ours, and the shape of its images if it says so.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or its space, its sharing or its data set has no word.
@@ -76,7 +157,15 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     data = header.about.get("data")
     if data is not None and not isinstance(data, str):
         raise CheckpointError(f"{checkpoint}: 'data' of its metadata is {data!r}; expected a name such as cifar100")
-    return system, _named(DATA_SETS, data)
+    return system, _named(DATA_SETS, data), _shape_of(header.space)
+
+
+def _shape_of(space: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return classes, channels and side of the images that a space is for, if its arguments say so."""
+    classes, channels, side = (space.get(name) for name in ("num_classes", "in_channels", "image_size"))
+    if type(classes) is int and type(channels) is int and type(side) is int:
+        return classes, channels, side
+    return None
 
 
 def _words(systems: Sequence[System]) -> str:

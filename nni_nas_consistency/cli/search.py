@@ -11,6 +11,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_in_journal, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    CacheOption,
     Checkpoint,
     DataOption,
     DeviceOption,
@@ -20,6 +21,9 @@ from nni_nas_consistency.cli.options import (
     SeedOption,
     SpaceOption,
     TestImagesOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
@@ -32,6 +36,10 @@ def search(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("searched.json"),
     trials: Annotated[
         int,
@@ -54,7 +62,14 @@ def search(
     download: DownloadOption = False,
 ) -> None:
     """Search a trained supernet by NNI's regularized evolution; write all scored archs and print the best."""
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    folder = parse.FolderWords(
+        data_root,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     data_set.check_count("--images", images, train=False)
     job = jobs.SearchJob(
         system,
