@@ -331,8 +331,6 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
     named = None
     if job.images_file is not None:
         named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
-    for name, arch in archs.items():
-        job.system.domain.check(arch, name)
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -435,8 +433,8 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
             RANDOM_DRAWS,
             agreement_of,
             scores_of_images,
+            select_images,
         )
-        from nni_nas_consistency.scoring.image_choice import choose_images as chosen_images
         from nni_nas_consistency.scoring.images import image_scoring
 
     generator = torch.Generator().manual_seed(job.seed)
@@ -454,7 +452,7 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
     with progress(len(drawn) * len(test) + checks, "images") as advance:
         scores = scores_on(test, drawn, advance)
-        chosen = chosen_images(scores[:half], job.count, generator)
+        chosen = select_images(scores[:half], job.count, generator)
         agreement = agreement_of(
             scores[half:], chosen, generator, lambda images: scores_on(test.at(images), drawn[half:], advance)
         )

@@ -158,7 +158,7 @@ WORDS += [
 SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
 DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
 RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'cvpr2022'",)
-PRECISIONS = ("'32-true', 'bf16-mixed', 'bf16-true', '64-true'",)
+PRECISIONS = ("'32-true', 'bf16-mixed', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
 DEVICES = ("'auto', 'cpu', 'cuda'",)
 

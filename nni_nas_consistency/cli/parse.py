@@ -24,7 +24,7 @@ from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, R
 SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022"]
-PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
