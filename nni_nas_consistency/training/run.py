@@ -18,6 +18,7 @@ RESULTS_OF_TRAINING = (
     "supernet.safetensors",
     "checkpoints/last.ckpt",
     "epochs/*.safetensors",
+    "phase[0-9]*/supernet.safetensors",
     "phase[0-9]*/checkpoints/last.ckpt",
     "phase[0-9]*/epochs/*.safetensors",
 )
@@ -58,6 +59,11 @@ class TrainingRun:
     def last_checkpoint(self) -> Path:
         """The newest checkpoint."""
         return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def end(self) -> Path:
+        """Where the weights are kept that a run, or a phase of several, ended with."""
+        return self.folder / "supernet.safetensors"
 
     def kept_epoch(self, epoch: int) -> Path:
         """Return where the weights of an epoch are kept, the first being 0."""
