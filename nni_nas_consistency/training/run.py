@@ -40,6 +40,7 @@ class TrainingRun:
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         about: What made the weights, for those checkpoints.
         identity: SHA-256 of the settings, which checkpoints carry; None: they carry none and none is asked for.
+        phase: Of a recipe of several phases, the one that this is, from 0; epoch lines name it.
         timer: Counts the seconds of training; checkpoints keep it, so that a resumed run counts on.
     """
 
@@ -53,6 +54,7 @@ class TrainingRun:
     keep_epochs: bool = False
     about: Mapping[str, Json] = field(default_factory=dict)
     identity: str | None = None
+    phase: int | None = None
     timer: Timer = field(default_factory=Timer, compare=False)
 
     @property

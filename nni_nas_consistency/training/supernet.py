@@ -40,10 +40,13 @@ from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
-from nni_nas_consistency.training.recipes import Init, Phase, Recipe, StemNorm
+from nni_nas_consistency.training.recipes import Init, Phase, Recipe, Rule, StemNorm
 from nni_nas_consistency.training.run import TrainingRun
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
+
+GUESSING: dict[Rule, float] = {"pool-distillation": 2.5}
+"""The loss of guessing, in log K, where it is not 1: 0.5 by the labels and 2 by the teacher."""
 
 WORSE_THAN_GUESSING = 3.0
 """A final loss of so many times that of guessing is no result."""
@@ -95,7 +98,9 @@ def train_supernet(
     for index, phase in enumerate(recipe.phases):
         if not phase.optimization.epochs:
             continue
-        of_phase = run if len(recipe.phases) == 1 else replace(run, folder=run.folder / f"phase{index}")
+        of_phase = run
+        if len(recipe.phases) > 1:
+            of_phase = replace(run, folder=run.folder / f"phase{index}", phase=index)
         generator, pool = torch.Generator().manual_seed(seed), None
         if phase.sampling == "pool":
             pool = (pools or {}).get(index) or _drawn_pool(phase, domain_of(space), seed)
@@ -106,7 +111,7 @@ def train_supernet(
         with _stem_norm(space, recipe.stem_norm):
             _train_phase(space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
         if index < len(recipe.phases) - 1:
-            _keep_end(of_phase, space, index)
+            _keep_end(of_phase, space)
     return space
 
 
@@ -118,10 +123,10 @@ def _drawn_pool(phase: Phase, domain: Domain, seed: int) -> Pool:
     return Pool(tuple(uniform_pool(domain, phase.pool_size, torch.Generator().manual_seed(int(word[0])))))
 
 
-def _keep_end(run: TrainingRun, space: ModelSpace, phase: int) -> None:
+def _keep_end(run: TrainingRun, space: ModelSpace) -> None:
     """Keep the weights that a phase ended with, for other runs of the phases after it; once, when it first ended."""
     if not run.end.is_file():
-        save_supernet(run.end, space, {**run.about, "phase": phase})
+        save_supernet(run.end, space, {**run.about, "phase": run.phase})
 
 
 @contextmanager
@@ -208,16 +213,16 @@ def _train_phase(
         raise Terminated
     if not finished:
         raise KeyboardInterrupt
-    _check_learnt(evaluator.trainer, train.num_classes)
+    _check_learnt(evaluator.trainer, GUESSING.get(phase.rule, 1.0) * math.log(train.num_classes))
 
 
-def _check_learnt(trainer: Trainer, num_classes: int) -> None:
-    """Refuse a supernet whose loss at the end is far above that of guessing, log K."""
+def _check_learnt(trainer: Trainer, guessing: float) -> None:
+    """Refuse a supernet whose loss at the end is far above that of guessing."""
     loss = next(callback.loss for callback in trainer.callbacks if isinstance(callback, LastLoss))
-    if loss > WORSE_THAN_GUESSING * math.log(num_classes):
+    if loss > WORSE_THAN_GUESSING * guessing:
         raise RuntimeError(
-            f"the training ended at a loss of {loss:.3g}, where guessing has {math.log(num_classes):.2f}: it diverged; "
-            "lower the learning rate or lengthen the warm-up"
+            f"the training ended at a loss of {loss:.3g}, where guessing has {guessing:.2f}: it diverged; lower the "
+            "learning rate or lengthen the warm-up"
         )
 
 
