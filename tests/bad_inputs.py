@@ -1524,7 +1524,10 @@ FAILING = [
 ]
 
 
+from bad_inputs_ans import ANS_ROWS  # noqa: E402 - its rows are made of what is above
+
 BAD_INPUTS = [
+    *ANS_ROWS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,
