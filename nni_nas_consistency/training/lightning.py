@@ -292,7 +292,13 @@ def training_evaluator(
 
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
-    callbacks: list[Callback] = [run.timer, checkpoint, LastLoss(), EpochLines(run.write, run.phase), StepProgress(run.progress)]
+    callbacks: list[Callback] = [
+        run.timer,
+        checkpoint,
+        LastLoss(),
+        EpochLines(run.write, run.phase),
+        StepProgress(run.progress),
+    ]
     if run.checkpoint_steps is not None:
         callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
     if ema is not None:
