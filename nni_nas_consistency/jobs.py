@@ -26,13 +26,14 @@ from nni_nas_consistency.files.score_files import beside, read_table, read_table
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
-from nni_nas_consistency.training.recipes import Optimization, Recipe
+from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.files.progress import Progress
+    from nni_nas_consistency.images.augmentation import Augmentation
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.scoring.arch_list import Scored
@@ -195,7 +196,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
 
     supernet = train_supernet(
         space,
-        job.recipe.for_data(job.data.train),
+        job.recipe.for_data(job.system.augmentation(job.data)),
         images,
         val,
         seed=job.seed,
@@ -558,6 +559,9 @@ class StandaloneJob:
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
+        loss: What is minimised; None: the system's.
+        augmentation: Of the training images; None: the system's.
+        precision: Precision of the convolutions; see `training.alone.train_alone`.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -572,11 +576,16 @@ class StandaloneJob:
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
+    loss: Loss | None = None
+    augmentation: Augmentation | None = None
+    precision: AlonePrecision = "32-true"
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> Path:
+def train_standalone(
+    job: StandaloneJob, *, progress: ShowProgress = silent, report: Callable[[list[float]], None] | None = None
+) -> Path:
     """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
 
     Raises:
@@ -598,13 +607,16 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         optimization=job.optimization,
         train=images.to(place),
         test=test.to(place),
-        augmentation=job.data.train,
+        augmentation=job.augmentation or job.system.augmentation(job.data),
+        loss=job.loss or job.system.loss,
+        precision=job.precision,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
         identity={"space": job.system.space, "data": job.data.name},
         overwrite=job.overwrite,
         progress=progress,
+        report=report,
     )
 
 

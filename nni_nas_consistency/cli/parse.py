@@ -17,18 +17,32 @@ from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
-from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
+from nni_nas_consistency.training.recipes import RECIPES, Loss, Optimization, Phase, Recipe
 
-SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
+SpaceWord = Literal[
+    "resnet20",
+    "resnet48",
+    "resnet48-prelu",
+    "resnet48-mish",
+    "resnet48-demo",
+    "digits",
+    "spos-cifar",
+    "spos-cifar-blocks",
+    "spos-digits",
+    "spos-digits-blocks",
+    "efficient-cifar",
+]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022", "spos-cifar", "spos-digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
 MOST_STEPS = 10_000_000
+MOST_BINS = 100
 
 Value = TypeVar("Value")
 
@@ -204,9 +218,46 @@ def optimization_of(system: System, epochs: int | None, changes: Sequence[str]) 
     for change in changes:
         name, _, text = change.partition("=")
         if name not in OPTIMIZATION_READERS:
-            raise _no_setting(change, name, OPTIMIZATION_READERS)
+            raise _no_setting(change, name, [*OPTIMIZATION_READERS, *LOSS_READERS, "cutout"])
         optimization = replace(optimization, **{name: _read(change, name, text, *OPTIMIZATION_READERS[name])})
+    optimization.check()
     return optimization
+
+
+def loss_and_augmentation_of(
+    system: System, data: DataSet, changes: Sequence[str]
+) -> tuple[Loss, Augmentation, list[str]]:
+    """Return the loss and the augmentation of archs that are trained alone, and the changes that are for neither.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        changes: Texts like `label_smoothing=0.1` or `cutout=6`; later ones win over earlier ones.
+
+    Raises:
+        InputError: A change has a bad value.
+    """
+    loss, augmentation = system.loss, system.augmentation(data)
+    others = []
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name in LOSS_READERS:
+            loss = replace(loss, **{name: _read(change, name, text, *LOSS_READERS[name])})
+        elif name == "cutout":
+            augmentation = replace(augmentation, cutout=_read(change, name, text, *_cutout_reader(data.shape[2])))
+        else:
+            others.append(change)
+    return loss, augmentation, others
+
+
+def _cutout_reader(side: int) -> tuple[Callable[[str], int], str]:
+    def read(text: str) -> int:
+        value = _count(text)
+        if value > side:
+            raise ValueError(text)
+        return value
+
+    return read, f"the side of the square in pixels, from 0 for none to {side}, that of the images"
 
 
 def _no_setting(change: str, name: str, allowed: Iterable[str]) -> InputError:
@@ -288,7 +339,33 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
-INIT_READER: tuple[Callable[[str], Any], str] = (_one_of("kaiming-fan-out", "torch"), "kaiming-fan-out or torch")
+def _share(text: str) -> float:
+    value = _number(text)
+    if value >= 1:
+        raise ValueError(text)
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _above_zero_or_none(text)
+    if value is None:
+        raise ValueError(text)
+    return value
+
+
+def _macs_bins_or_none(text: str) -> tuple[float, float, int] | None:
+    if text == "none":
+        return None
+    low, high, bins = text.split(":")
+    if not _number(low) < _number(high) or not 1 <= int(bins) <= MOST_BINS:
+        raise ValueError(text)
+    return float(low), float(high), int(bins)
+
+
+INIT_READER: tuple[Callable[[str], Any], str] = (
+    _one_of("kaiming-fan-out", "torch", "channels-in"),
+    "kaiming-fan-out, torch or channels-in",
+)
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
     _count,
     f"a whole number from 0 to {MOST_STEPS:,}; a phase of 0 epochs is left out",
@@ -301,13 +378,19 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
     "warmup_epochs": (_number, "a number of at least 0"),
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
+    "decay": (_one_of("cosine", "linear", "linear-per-epoch"), "cosine, linear or linear-per-epoch"),
+    "nesterov": ({"true": True, "false": False}.__getitem__, "true or false"),
+}
+LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "label_smoothing": (_share, "a number of at least 0 and below 1"),
+    "logits_scale": (_above_zero, "a number above 0"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
     "rule": (_one_of("sandwich", "multi-path", "frozen-teacher"), "sandwich, multi-path or frozen-teacher"),
     "sampling": (
-        _one_of("strict-fair", "fair", "uniform", "params", "largest"),
-        "strict-fair, fair, uniform, params or largest",
+        _one_of("strict-fair", "fair", "uniform", "params", "largest", "macs-bins"),
+        "strict-fair, fair, uniform, params, largest or macs-bins",
     ),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
@@ -316,6 +399,7 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
     "rank_weight": (_number, "a number of at least 0"),
     "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
+    "macs_bins": (_macs_bins_or_none, f"FROM:TO:BINS in MACs, such as 290e6:360e6:7, 1 to {MOST_BINS} bins; or none"),
 }
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
@@ -25,6 +26,7 @@ from nni_nas_consistency.spaces.reorder import reorder_inner_channels
 from nni_nas_consistency.strategies.oneshot import FrozenTeacher, SandwichStrategy, Stacking
 from nni_nas_consistency.strategies.sampling import (
     FairSampler,
+    MacsBinsSampler,
     ParamsSampler,
     PoolSampler,
     Sampler,
@@ -89,7 +91,8 @@ def train_supernet(
         if not phase.optimization.epochs:
             continue
         of_phase = run if len(recipe.phases) == 1 else replace(run, folder=run.folder / f"phase{index}")
-        sampler = sampler_of(phase, domain_of(space), torch.Generator().manual_seed(seed), params)
+        generator = torch.Generator().manual_seed(seed)
+        sampler = sampler_of(phase, domain_of(space), generator, params, macs_of(space))
         teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
         if phase.start == "reordered":
             reorder_inner_channels(space)
@@ -116,11 +119,27 @@ def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> 
     """
     if init == "torch":
         return
+    if init == "channels-in":
+        _initialise_by_channels(cast("nn.Module", supernet), generator)
+        return
     for module in cast("nn.Module", supernet).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
+
+
+def _initialise_by_channels(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights as SPOS-CIFAR does; see `Recipe`."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.normal_(0, 1 / module.in_channels, generator=generator)
+        elif isinstance(module, nn.Linear):
+            module.weight.normal_(0, 0.01, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d) and module.bias is not None:
+            module.bias.fill_(1e-4)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            module.bias.zero_()
 
 
 def _train_phase(
@@ -173,8 +192,19 @@ def _check_learnt(trainer: Trainer, num_classes: int) -> None:
         )
 
 
+def macs_of(space: ModelSpace) -> Callable[[Arch], int] | None:
+    """Return what counts the MACs of an arch of a space, or None if its links do not know them."""
+    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
+        return None
+    return lambda arch: space.complexity(arch).macs
+
+
 def sampler_of(
-    phase: Phase, domain: Domain, generator: torch.Generator, params: Callable[[Arch], int] | None = None
+    phase: Phase,
+    domain: Domain,
+    generator: torch.Generator,
+    params: Callable[[Arch], int] | None = None,
+    macs: Callable[[Arch], int] | None = None,
 ) -> Sampler:
     """Return the sampler that a phase names.
 
@@ -183,10 +213,11 @@ def sampler_of(
         domain: What archs are drawn from.
         generator: Where the randomness comes from.
         params: The parameters of an arch that is trained alone, for `sampling="params"`.
+        macs: The MACs of an arch, for `sampling="macs-bins"`.
 
     Raises:
-        InputError: Archs shall be drawn by their parameters, which nobody counts or no largest arch bounds; or strict
-            fairness is asked of a space with constraints.
+        InputError: Archs shall be drawn by their parameters or MACs, which nobody counts, no largest arch bounds, or of
+            which no bin has any; or strict fairness is asked of a space with constraints.
     """
     if phase.sampling == "strict-fair":
         return strict_fair_sampler(domain, generator)
@@ -198,6 +229,11 @@ def sampler_of(
         if domain.largest is None:
             raise InputError(f"{domain.codec.space} declares no largest arch; name another sampling")
         return PoolSampler([domain.largest], generator)
+    if phase.sampling == "macs-bins":
+        if macs is None or phase.macs_bins is None:
+            raise InputError(f"{domain.codec.space} does not know the MACs of its archs; name another sampling")
+        low, high, count = phase.macs_bins
+        return MacsBinsSampler(domain, generator, macs=macs, low=low, high=high, bins=count)
     if params is None:
         raise InputError("archs shall be drawn by their parameters: give train_supernet params, which counts them")
     return ParamsSampler(domain, generator, params=params)
