@@ -163,7 +163,7 @@ class System:
         recipes: The recipes for supernets, the default first.
         standalone: How one arch is trained alone.
         cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
-            without its network.
+            without its network; None: there is no such formula, and they are counted on the network.
         absolute_pearson: Whether the competition's board counts |Pearson|.
         loss: The loss of an arch that is trained alone.
         augmentations: How training images are augmented, by the name of the data set, where it is not as the data set
@@ -178,7 +178,7 @@ class System:
     data: DataSet
     recipes: tuple[Recipe, ...]
     standalone: Optimization
-    cost: Callable[[Arch, tuple[int, int, int]], Cost]
+    cost: Callable[[Arch, tuple[int, int, int]], Cost] | None
     absolute_pearson: bool = False
     loss: Loss = CROSS_ENTROPY
     augmentations: Mapping[str, Augmentation] = field(default_factory=dict)

@@ -12,6 +12,7 @@ import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bad_inputs_search import rows as search_rows
 from damages import (
     Damage,
     Malice,
@@ -1536,4 +1537,5 @@ BAD_INPUTS = [
     *BAD_JOURNALS,
     *ROOTS,
     *FAILING,
+    *search_rows(BadInput),
 ]
