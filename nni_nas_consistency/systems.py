@@ -6,13 +6,13 @@ so that the command line can check its words without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
@@ -168,6 +168,7 @@ class System:
         loss: The loss of an arch that is trained alone.
         augmentations: How training images are augmented, by the name of the data set, where it is not as the data set
             says.
+        dropped: Label and choice of what its space was shrunk by.
     """
 
     space: str
@@ -182,6 +183,19 @@ class System:
     absolute_pearson: bool = False
     loss: Loss = CROSS_ENTROPY
     augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
+    dropped: tuple[tuple[str, Choice], ...] = ()
+
+    def without(self, dropped: Sequence[tuple[str, Choice]]) -> System:
+        """Return the system without some choices (label, choice), whose space NNI's strategies see as smaller too.
+
+        Raises:
+            ArchError: There is no such choice, or it is the last one.
+        """
+        domain = self.domain
+        for label, choice in dropped:
+            domain = domain.without(label, choice)
+        smaller = partial(_restricted, make=self.make, domain=domain)
+        return replace(self, domain=domain, make=smaller, dropped=(*self.dropped, *dropped))
 
     def augmentation(self, data: DataSet) -> Augmentation:
         """Return how the training images of a data set are augmented."""
@@ -200,6 +214,15 @@ class System:
             standalone: Whether networks have the shortcuts that reference accuracies were trained with.
         """
         return self.make(shape, standalone=standalone)
+
+
+def _restricted(
+    shape: tuple[int, int, int], *, standalone: bool, make: Callable[..., ChainSpace], domain: Domain
+) -> ChainSpace:
+    space = make(shape, standalone=standalone)
+    if not standalone:  # an arch that is trained alone may be any
+        space.restrict(domain)
+    return space
 
 
 def _resnet20(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:

@@ -14,8 +14,10 @@ from typing import Any, Literal, TypeVar
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, InputError
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
+from nni_nas_consistency.files.shrinkings import read_shrinking
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.search.constraints import CostName
@@ -188,6 +190,50 @@ def _phase_of(change: str, phases: int) -> tuple[int, str]:
     if int(match[1]) >= phases:
         raise InputError(f"--set {_cut(change)}: the recipe has the phases 0 to {phases - 1}")
     return int(match[1]), match[2]
+
+
+def shrunk(system: System, record: Path | None) -> System:
+    """Return a system without what a record of `shrink` dropped.
+
+    Raises:
+        FileError: The record cannot be read, or is for a different space.
+    """
+    if record is None:
+        return system
+    return system.without(
+        [dropped for each in read_shrinking(record, system.domain) for dropped in each.dropped.items()]
+    )
+
+
+def always_of(system: System, archs: Path | None, recipe: Recipe) -> tuple[Arch, ...]:
+    """Return the archs of a list that run at every step of the sandwich rule, in its order.
+
+    Raises:
+        FileError: The list cannot be read.
+        InputError: The recipe has another rule or fewer archs per step, or an arch is not drawn from the space.
+    """
+    if archs is None:
+        return ()
+    phase = recipe.phases[-1]
+    if phase.rule != "sandwich":
+        raise InputError(f"--always {archs}: belongs to rule=sandwich, not {phase.rule}; add --set rule=sandwich")
+    entries = read_released(archs, system.codec)
+    for name, entry in entries.items():
+        system.domain.check(entry.arch, name)
+    if len(entries) > phase.n:
+        raise InputError(f"--always {archs}: has {len(entries)} archs, more than the {phase.n} of a step; raise --n")
+    return tuple(entry.arch for entry in entries.values())
+
+
+def calibration_of(data: DataSet, bn: str, count: int | None) -> None:
+    """See that so many training images can be used to re-estimate batch-norm statistics.
+
+    Raises:
+        InputError: There are fewer, or they are not used.
+    """
+    if count is not None and bn != "train":
+        raise InputError(f"--calibration-images {count} belongs to --bn train, not {bn}; leave it out")
+    data.check_count("--calibration-images", count, train=True)
 
 
 def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arch:

@@ -7,7 +7,6 @@ of two more follows. Global max-pool, classifier without bias. Its logits are sc
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
@@ -81,9 +80,9 @@ class Residual(nn.Module):
         added = F.relu(self.conv2(F.relu(self.conv1(x))))
         return x[:, : added.shape[1]] + added  # beside a wider arch, the input has channels that are zero
 
-    def key(self, arch: Arch) -> Hashable:
+    def key(self, arch: Arch) -> int:
         """Return the width."""
-        return self.width.at(arch)
+        return int(self.width.at(arch))
 
     def cost(self, arch: Arch, side: int) -> tuple[Cost, int]:
         """Return the cost, and the side of the output."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import InputError
@@ -108,7 +109,7 @@ class MixedPrecision:
 
     device: str
     dtype: torch.dtype | None
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
 
     @classmethod
     def of(cls, precision: AlonePrecision, device: torch.device) -> MixedPrecision:
@@ -120,7 +121,7 @@ class MixedPrecision:
         if precision == "16-mixed" and device.type != "cuda":
             raise InputError("precision '16-mixed' is for a GPU; give '32-true' or 'bf16-mixed'")
         dtype = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
-        return cls(device.type, dtype, torch.amp.GradScaler(device.type, enabled=precision == "16-mixed"))
+        return cls(device.type, dtype, GradScaler(device.type, enabled=precision == "16-mixed"))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which convolutions run in the type."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -57,6 +57,7 @@ def train_supernet(
     stacking: Stacking = "auto",
     params: Callable[[Arch], int] | None = None,
     sharing: Sharing | None = None,
+    always: Sequence[Arch] | None = None,
 ) -> AnySpace:
     """Train a space as a supernet by a recipe, through `RetiariiExperiment`, and return the supernet.
 
@@ -71,6 +72,8 @@ def train_supernet(
         stacking: Whether the archs of a step run as one masked batch or one by one.
         params: The parameters of an arch that is trained alone, for recipes that draw archs by them.
         sharing: How archs share weights; None: as in the supernet that is given, else one kernel per layer.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; None: the largest and the
+            smallest of the space.
 
     Raises:
         NonFiniteLoss: The training diverged.
@@ -96,7 +99,10 @@ def train_supernet(
         teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
         if phase.start == "reordered":
             reorder_inner_channels(space)
-        _train_phase(space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
+        fixed = always if phase.rule == "sandwich" else None
+        _train_phase(
+            space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking, always=fixed
+        )
     return space
 
 
@@ -153,6 +159,7 @@ def _train_phase(
     seed: int,
     run: TrainingRun,
     stacking: Stacking,
+    always: Sequence[Arch] | None,
 ) -> None:
     if phase.augmentation is None:
         raise InputError("the recipe leaves the augmentation to the data set; give it with Recipe.for_data")
@@ -163,6 +170,7 @@ def _train_phase(
         phase.n,
         rule=phase.rule,
         teacher=teacher,
+        always=always,
         sampler=sampler,
         distill_from=phase.distill_from,
         grad_clip=phase.grad_clip,
