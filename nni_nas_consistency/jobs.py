@@ -37,12 +37,13 @@ from nni_nas_consistency.files.score_files import (
     submission,
     write_scores,
 )
+from nni_nas_consistency.files.shrinkings import Round, read_shrinking
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
 from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
-from nni_nas_consistency.training.recipes import Optimization, Recipe
+from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,16 +53,20 @@ if TYPE_CHECKING:
     from nni_nas_consistency.archs.pool import Pool
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
+    from nni_nas_consistency.images.augmentation import Augmentation
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
+    from nni_nas_consistency.scoring.scoring import Scoring
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
+Metric = Literal["loss", "acc"]
+BNWord = Literal["supernet", "train", "test", "batch"]
 
 PARETO_FILES = ("pareto.json", "pareto.png")
 COST_LABELS: Mapping[CostName, str] = {
@@ -96,6 +101,8 @@ class TrainJob:
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         train_images: Use the first so many training images.
         val_images: Images that validation looks at.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
+            smallest of the space.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -119,6 +126,7 @@ class TrainJob:
     keep_epochs: bool = False
     train_images: int | None = None
     val_images: int = 1000
+    always: tuple[Arch, ...] = ()
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -132,7 +140,8 @@ class TrainJob:
         recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
-        return {**recipe, **phases, **how, **sharing}
+        always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always}
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -236,7 +245,7 @@ def _train_and_save(
 
     supernet = train_supernet(
         space,
-        job.recipe.for_data(job.data.train),
+        job.recipe.for_data(job.system.augmentation(job.data)),
         images,
         val,
         seed=job.seed,
@@ -245,6 +254,7 @@ def _train_and_save(
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
         pools=pools,
+        always=job.always or None,
     )
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
@@ -771,6 +781,9 @@ class StandaloneJob:
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
+        loss: What is minimised; None: the system's.
+        augmentation: Of the training images; None: the system's.
+        precision: Precision of the convolutions; see `training.alone.train_alone`.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -785,11 +798,16 @@ class StandaloneJob:
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
+    loss: Loss | None = None
+    augmentation: Augmentation | None = None
+    precision: AlonePrecision = "32-true"
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> Path:
+def train_standalone(
+    job: StandaloneJob, *, progress: ShowProgress = silent, report: Callable[[list[float]], None] | None = None
+) -> Path:
     """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
 
     Raises:
@@ -811,13 +829,122 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         optimization=job.optimization,
         train=images.to(place),
         test=test,
-        augmentation=job.data.train,
+        augmentation=job.augmentation or job.system.augmentation(job.data),
+        loss=job.loss or job.system.loss,
+        precision=job.precision,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
         identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
+        report=report,
+    )
+
+
+@dataclass(frozen=True)
+class ShrinkJob:
+    """Shrink the space of a trained supernet: drop the worst candidate of every choice; see `search.shrinking`.
+
+    Args:
+        system: The competition or benchmark, without what earlier rounds dropped.
+        data: The data set.
+        checkpoint: The supernet.
+        out: The record of all rounds, to write.
+        earlier: The record of earlier rounds; None: this is the first.
+        archs_per_candidate: Archs that every candidate is scored by.
+        keep: A choice with as few candidates is not shrunk.
+        max_macs: Most MACs for one image of an arch that counts.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
+        images: Score on the first so many test images.
+        overwrite: Whether a shrinking of other settings at `out` is deleted first.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of the archs.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    out: Path
+    earlier: Path | None = None
+    archs_per_candidate: int = 32
+    keep: int = 2
+    max_macs: int | None = None
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
+    images: int | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def shrink(job: ShrinkJob, *, progress: ShowProgress = silent) -> Round:
+    """Shrink the space of a trained supernet, write the record, and return the round.
+
+    Raises:
+        InputError: The checkpoint, the data or a record cannot be used, or nothing is left to drop.
+        KeyboardInterrupt: It was interrupted; what is scored is kept.
+    """
+    check_output(job.out, [checkpoint_path(job.checkpoint), *([job.earlier] if job.earlier else [])])
+    job.data.check_root(job.data_root, download=job.download)
+    earlier = () if job.earlier is None else read_shrinking(job.earlier, job.system.domain)
+    system = job.system.without([dropped for each in earlier for dropped in each.dropped.items()])
+    constraints = _counted_bounds(system, job.data.shape, max_macs=job.max_macs)
+    for constraint in constraints:
+        constraint.check()
+
+    with _importing():
+        from nni_nas_consistency.search.shrinking import shrink as shrink_space
+
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if job.images is None else test.first(job.images)
+    supernet, about = load_trained(system, job.checkpoint, test.shape)
+    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, "data": job.data.name}
+    provenance |= dropped_of(system) | ({} if job.max_macs is None else {"max_macs": job.max_macs})
+    return shrink_space(
+        supernet.to(place),
+        _scoring_of(job, test, place),
+        job.system.domain,
+        out=job.out,
+        earlier=earlier,
+        archs_per_candidate=job.archs_per_candidate,
+        keep=job.keep,
+        seed=job.seed,
+        provenance=provenance | {"made_by": dict(job.provenance)},
+        allows=lambda arch: all(constraint.allows(arch) for constraint in constraints),
+        overwrite=job.overwrite,
+        progress=progress,
+    )
+
+
+def dropped_of(system: System) -> dict[str, Json]:
+    """Return what the space of a system was shrunk by, as it stands in settings; nothing for a whole space."""
+    return {"dropped": [f"{label} {choice}" for label, choice in system.dropped]} if system.dropped else {}
+
+
+def _scoring_of(job: ShrinkJob | SearchJob, test: Images, place: str) -> Scoring:
+    """Return how a job scores archs on test images."""
+    from nni_nas_consistency.scoring.images import image_scoring
+
+    calibration = None
+    if job.bn == "train":
+        calibration = job.data.images(job.data_root, train=True, download=job.download)
+        count = job.calibration_images
+        calibration = (calibration if count is None else calibration.first(count)).to(place)
+    return image_scoring(
+        test.to(place), job.data.test, metric=job.metric, bn=job.bn, batch_size=job.batch_size, train=calibration
     )
 
 
@@ -843,6 +970,10 @@ class SearchJob:
         pareto: Folder for the Pareto set of score against cost, as JSON and figure; None: it is not written.
         pareto_cost: The cost that counts there.
         overwrite: Whether a search of other settings at `out` is deleted first.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
         images: Score on the first so many test images.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
@@ -865,6 +996,10 @@ class SearchJob:
     latency_file: Path | None = None
     pareto: Path | None = None
     pareto_cost: CostName = "macs"
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
     overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
@@ -886,7 +1021,7 @@ class SearchJob:
     def settings(self) -> dict[str, Json]:
         """Return the bounds, as they are written into score files."""
         bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
-        return {name: bound for name, bound in bounds.items() if bound is not None}
+        return {name: bound for name, bound in bounds.items() if bound is not None} | dropped_of(self.system)
 
 
 @dataclass(frozen=True)
@@ -918,12 +1053,11 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
         check_output_folder(job.pareto, PARETO_FILES)
     _check_latencies(job)
     job.data.check_root(job.data_root, download=job.download)
-    counted = _counted_bounds(job)
+    counted = _counted_bounds(job.system, job.data.shape, max_macs=job.max_macs, max_params=job.max_params)
     for constraint in counted:
         constraint.check()
 
     with _importing():
-        from nni_nas_consistency.scoring.images import image_scoring
         from nni_nas_consistency.search.evolution import Evolution, RandomSearch, best_of
         from nni_nas_consistency.search.evolution import search as search_supernet
 
@@ -940,7 +1074,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     with progress(job.trials, "archs") as advance:
         scores = search_supernet(
             supernet.to(place),
-            image_scoring(test, job.data.test, device=place),
+            _scoring_of(job, test, place),
             Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
@@ -973,11 +1107,13 @@ def costs_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], Co
     return cache(lambda arch: network_cost(frozen_network(space, arch), shape))
 
 
-def _counted_bounds(job: SearchJob) -> list[Constraint]:
+def _counted_bounds(
+    system: System, shape: tuple[int, int, int], *, max_macs: int | None = None, max_params: int | None = None
+) -> list[Constraint]:
     """Return the bounds on what can be counted."""
-    if job.max_macs is None and job.max_params is None:
+    if max_macs is None and max_params is None:
         return []
-    cost, domain = costs_of(job.system, job.data.shape), job.system.domain
+    cost, domain = costs_of(system, shape), system.domain
     bounds = []
 
     def macs(arch: Arch) -> float:
@@ -986,10 +1122,10 @@ def _counted_bounds(job: SearchJob) -> list[Constraint]:
     def params(arch: Arch) -> float:
         return cost(arch).params
 
-    if job.max_macs is not None:
-        bounds.append(Constraint("macs", job.max_macs, macs, smallest_arch(domain, macs)))
-    if job.max_params is not None:
-        bounds.append(Constraint("params", job.max_params, params, smallest_arch(domain, params)))
+    if max_macs is not None:
+        bounds.append(Constraint("macs", max_macs, macs, smallest_arch(domain, macs)))
+    if max_params is not None:
+        bounds.append(Constraint("params", max_params, params, smallest_arch(domain, params)))
     return bounds
 
 
