@@ -26,6 +26,7 @@ from nni_nas_consistency.files.score_files import beside, read_table, read_table
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
+from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import Optimization, Recipe
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class TrainJob:
         train_images: Use the first so many training images.
         val_images: Images that validation looks at.
         device: `cpu`, `cuda` or `auto`.
+        devices: Processes that share each batch, on this machine; each is this program started once more, so that a
+            script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -88,6 +91,7 @@ class TrainJob:
     train_images: int | None = None
     val_images: int = 1000
     device: str = "auto"
+    devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
@@ -99,7 +103,19 @@ class TrainJob:
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
-        return {**recipe, **phases, **how, **sharing}
+        devices = {} if self.devices == 1 else {"devices": self.devices}
+        return {**recipe, **phases, **how, **sharing, **devices}
+
+    def check_devices(self) -> None:
+        """See that every process has an image of every batch.
+
+        Raises:
+            InputError: There are more processes than images in a batch, or than images to validate on.
+        """
+        counts = [phase.optimization.batch_size for phase in self.recipe.phases]
+        for name, count in [*(("batch_size", count) for count in counts), ("val_images", self.val_images)]:
+            if count < self.devices:
+                raise InputError(f"--devices {self.devices}: {name} is {count}; every device needs at least one image")
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -118,8 +134,11 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         Terminated: The process was asked to end by SIGTERM.
     """
     job.recipe.check(fresh=job.weights is None)
+    job.check_devices()
+    rank = rank_of(job.devices)
     job.data.check_root(job.data_root, download=job.download)
-    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if rank == 0:
+        check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
 
     with _importing():
@@ -127,7 +146,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
-    place = device_of(job.device)
+    place = device_of(job.device, job.devices, rank)
     images = job.data.images(job.data_root, train=True, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download)
     images = images if job.train_images is None else images.first(job.train_images)
@@ -141,6 +160,10 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
     path = job.out / "supernet.safetensors"
+    if rank:  # the first process holds the folder, and writes
+        run = _run_of(job, settings, about, progress=silent, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run)
+        return path
     with open_run(
         job.out,
         settings,
@@ -178,6 +201,7 @@ def _run_of(
         progress=progress,
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        devices=job.devices,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},
@@ -204,6 +228,8 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
     )
+    if rank_of(job.devices):
+        return
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
@@ -703,18 +729,28 @@ def _importing() -> Iterator[None]:
             gc.enable()
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def device_of(device: str, devices: int = 1, rank: int = 0) -> str:
+    """Return `cpu` or `cuda`, or of several devices one such as `cuda:1`.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+        devices: How many are asked for.
+        rank: Which of them this process has, from 0.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or there are not so many.
     """
     import torch
 
     found = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
         raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
+    chosen = ("cuda" if found else "cpu") if device == "auto" else device
+    if chosen == "cpu" or devices == 1:
+        return chosen
+    if devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here; ask for fewer")
+    return f"cuda:{rank}"
 
 
 def _dtype(precision: Precision) -> Any:

@@ -1524,7 +1524,10 @@ FAILING = [
 ]
 
 
+from bad_inputs_machines import MACHINES  # noqa: E402 - it needs the words above
+
 BAD_INPUTS = [
+    *MACHINES,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,

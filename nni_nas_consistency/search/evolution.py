@@ -18,7 +18,7 @@ from nni_nas_consistency.files.score_files import ScoreFile, journal_beside, rea
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.scoring.arch_list import check_finite, fingerprints
-from nni_nas_consistency.scoring.journal import Journal, check_segments, remove_journal
+from nni_nas_consistency.scoring.journal import Journal, check_segments, delete_journal, remove_journal
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import METRICS, Scoring
 from nni_nas_consistency.spaces.chain import ChainSpace
@@ -66,7 +66,7 @@ def evolve(
     journal_path = journal_beside(out)
     if overwrite:
         out.unlink(missing_ok=True)
-        journal_path.unlink(missing_ok=True)
+        delete_journal(journal_path)
     identity = json.loads(json.dumps(identity | {"trials": trials}))  # as it will be read back
     if out.exists():
         best = _best(_finished(out, identity, supernet.codec))
@@ -76,7 +76,7 @@ def evolve(
         check_segments(journal_path, journal.segments, dict.fromkeys(range(trials), 1), scoring.metric)
         scores = _search(supernet, scoring, journal, trials=trials, population=population, seed=seed, progress=progress)
     write_scores(out, ScoreFile(scores, {**identity, **provenance}))
-    journal_path.unlink()
+    delete_journal(journal_path)
     return _best(scores)
 
 
@@ -123,7 +123,7 @@ def _search(
         progress(1)
 
     strategy = RegularizedEvolution(population_size=population, sample_size=max(2, population // 4), seed=seed)
-    folder = journal.path.with_suffix(".nni")
+    folder = journal.path.with_name(f"{journal.path.stem}.nni")
     if not run_in_process(supernet, FunctionalEvaluator(evaluate), strategy, folder=folder, max_trial_number=trials):
         raise KeyboardInterrupt
     score_of: dict[Arch, float] = {}
