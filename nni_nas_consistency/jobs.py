@@ -8,22 +8,38 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.archs.codecs import Codec, WidthCodec
+from nni_nas_consistency.errors import FileError, InputError, MatchError
+from nni_nas_consistency.files.arch_lists import read_released, write_released
+from nni_nas_consistency.files.atomic import write_bytes_atomically
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
-from nni_nas_consistency.files.doors import check_output, check_output_folder
+from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
+from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
+from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
-from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
+from nni_nas_consistency.files.score_files import (
+    ScoreFile,
+    beside,
+    journal_beside,
+    read_scores,
+    read_table,
+    read_table_and_provenance,
+    submission,
+    write_scores,
+)
 from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
+from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.processes import rank_of
@@ -33,15 +49,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.archs.cost import Cost
+    from nni_nas_consistency.archs.pool import Pool
+    from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
+    from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
+
+PARETO_FILES = ("pareto.json", "pareto.png")
+COST_LABELS: Mapping[CostName, str] = {
+    "macs": "MACs for one image",
+    "params": "parameters",
+    "latency": "latency in ms",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,8 @@ class TrainJob:
         weights: Supernet to start from, instead of fresh weights.
         sharing: How archs share weights; None: as in `weights`, else by one kernel per layer. Where it is finer than in
             `weights`, kernels start as slices of those.
+        pool: Arch list that the phases with `sampling="pool"` draw from; None: as `Phase.pool_size` says.
+        phase_pools: Phase → arch list, for phases with a pool of their own.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
@@ -82,6 +112,8 @@ class TrainJob:
     seed: int = 0
     weights: Path | None = None
     sharing: Sharing | None = None
+    pool: Path | None = None
+    phase_pools: Mapping[int, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
@@ -95,12 +127,13 @@ class TrainJob:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
-        """Return what decides the weights and the metrics, besides the images and the weights to start from."""
+        """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""
         phases: dict[str, Json] = {}
         for index, phase in enumerate(self.recipe.phases):
-            prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
+            prefix = self.recipe.prefix_of(index)
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
+        recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         devices = {} if self.devices == 1 else {"devices": self.devices}
@@ -127,7 +160,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         write: Writes a line of text: one an epoch, with what it reached and the time left.
 
     Raises:
-        InputError: The data, the weights or the folder cannot be used.
+        InputError: The data, the weights, a pool or the folder cannot be used.
         NonFiniteLoss: The training diverged.
         RuntimeError: The training ended at a loss far above that of guessing.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
@@ -136,32 +169,39 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     job.recipe.check(fresh=job.weights is None)
     job.check_devices()
     rank = rank_of(job.devices)
+    progress = silent if rank else progress
     job.data.check_root(job.data_root, download=job.download)
     if rank == 0:
         check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
+    pools = _pools_of(job)
 
     with _importing():
         import torch
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
+    for pool in (job.pool, *job.phase_pools.values()):
+        if pool is not None:
+            _check_is_kept(pool, job.out)
     place = device_of(job.device, job.devices, rank)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     for phase in job.recipe.phases:
         phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
+    settings = job.settings() | job.data.settings() | images.identity()
+    settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
+    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
     path = job.out / "supernet.safetensors"
     if rank:  # the first process holds the folder, and writes
-        run = _run_of(job, settings, about, progress=silent, write=write)
+        run = _run_of(job, settings, about, progress=progress, write=write)
         _train_and_save(job, space, images.to(place), val.to(place), run)
         return path
     with open_run(
@@ -179,7 +219,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         for name in ("checkpoints", "metrics"):
             check_output_folder(job.out / name)
         run = _run_of(job, settings, about, progress=progress, write=write)
-        _train_and_save(job, space, images.to(place), val.to(place), run)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
     return path
 
 
@@ -209,7 +249,9 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun) -> None:
+def _train_and_save(
+    job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -227,6 +269,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
         stacking=job.stacking,
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
+        pools=pools,
     )
     if rank_of(job.devices):
         return
@@ -238,6 +281,36 @@ def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], i
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
     space = system.make_space(shape, standalone=True)
     return lambda arch: space.complexity(arch).params
+
+
+def _pools_of(job: TrainJob) -> dict[int, Pool]:
+    """Return the pools that are given, by phase; from their files, without torch.
+
+    Raises:
+        InputError: A file cannot be used, a phase that has none given would not draw from it, or one that must have one
+            has none.
+    """
+    drawing = job.recipe.pool_phases
+    shown = ", ".join(map(str, drawing)) or "none"
+    for index in job.phase_pools:
+        if index not in drawing:
+            raise InputError(
+                f"--pool phase{index}={job.phase_pools[index]}: phase {index} draws from no pool, but these do: {shown}"
+            )
+    paths = {} if job.pool is None else dict.fromkeys(drawing, job.pool)
+    if job.pool is not None and not drawing:
+        raise InputError(
+            f"--pool {job.pool}: recipe {job.recipe.name} draws from no pool; leave it out, or --set sampling=pool"
+        )
+    paths |= job.phase_pools
+    for index in drawing:
+        if index not in paths and job.recipe.phases[index].pool_size is None:
+            raise InputError(
+                f"phase {index} of recipe {job.recipe.name} draws from a pool; give one with --pool, or --set "
+                "pool_size=N for one of N archs drawn by the seed"
+            )
+    read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
+    return {index: read[path] for index, path in sorted(paths.items())}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -260,21 +333,23 @@ def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]
     from nni_nas_consistency.supernet.unsharing import unshare
 
     assert job.weights is not None and job.sharing is not None
-    if _is_written_by_run(job.weights.resolve(), job.out.resolve()):
-        raise InputError(f"{job.weights}: is what this run would write; give another --out")
+    _check_is_kept(job.weights, job.out)
     with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once: leave torch's generator alone
         shared, about = supernet_of(job.weights, copy.deepcopy(space))
     unshare(shared, make_supernet(space, sharing=job.sharing))
     return about, weights_sha256(shared)
 
 
-def _is_written_by_run(path: Path, folder: Path) -> bool:
+def _check_is_kept(path: Path, out: Path) -> None:
+    """See that a file that a training reads is not one that it would write."""
     from nni_nas_consistency.training.run import MADE_BY_TRAINING
 
-    if not path.is_relative_to(folder) or path == folder:
-        return False
-    first = path.relative_to(folder).parts[0]
-    return any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING)
+    resolved, folder = path.resolve(), out.resolve()
+    if not resolved.is_relative_to(folder) or resolved == folder:
+        return
+    first = resolved.relative_to(folder).parts[0]
+    if any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING):
+        raise InputError(f"{path}: is what this run would write; give another --out")
 
 
 @dataclass(frozen=True)
@@ -331,7 +406,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {"data": self.data.name, "images": images}
+        settings: dict[str, Json] = {**self.data.settings(), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -356,7 +431,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
-        named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
+        named = read_image_list(job.images_file, job.data.name, job.data.counts and job.data.counts[1])
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -364,16 +439,17 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
 
     shard = Shard(*job.shard)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if named is None else test.at(named)
     test = test if job.images is None else test.first(job.images)
     calibration = None
     if job.bn == "train":
-        calibration = job.data.images(job.data_root, train=True, download=job.download).to(place)
+        calibration = job.data.images(job.data_root, train=True, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     scoring = image_scoring(
-        test.to(place),
+        test,
         job.data.test,
+        device=place,
         metric=job.metric,
         bn=job.bn,
         batch_size=job.batch_size,
@@ -394,6 +470,111 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         overwrite=job.overwrite,
         progress=progress,
     )
+
+
+def score_by_each(job: ScoreJob, checkpoints: Sequence[Path], *, progress: ShowProgress = silent) -> list[Path]:
+    """Score a list with several supernets, each into a file beside `job.out`, and the mean of all into `job.out`.
+
+    Args:
+        job: What to score and how; its checkpoint is not read.
+        checkpoints: The supernets, at least two.
+        progress: Shows the progress, supernet by supernet.
+
+    Returns:
+        The files of `ensemble`; while other shards are missing, the journals and score files that there are.
+
+    Raises:
+        InputError: As for `score` and `ensemble`.
+        RuntimeError: A score is not finite.
+    """
+    outs = [beside(job.out, f"checkpoint{place}") for place in range(1, len(checkpoints) + 1)]
+    of_all = EnsembleJob(job.system, tuple(outs), job.out, overwrite=job.overwrite)
+    files = []
+    for checkpoint, out in zip(checkpoints, outs, strict=True):
+        files.append(score(replace(job, checkpoint=checkpoint, out=out), progress=progress).files[0])
+    return ensemble(of_all) if files == outs else files
+
+
+@dataclass(frozen=True)
+class EnsembleJob:
+    """Make one score file of several: the mean of standardised scores.
+
+    Args:
+        system: The competition or benchmark.
+        scores: Score files of one list, of one supernet each.
+        out: The score file.
+        capacity_prior: Weight of the standardised mean log width that is added; 0 for none.
+        overwrite: Whether other scores at `out` are replaced.
+    """
+
+    system: System
+    scores: tuple[Path, ...]
+    out: Path
+    capacity_prior: float = 0.0
+    overwrite: bool = False
+
+
+def ensemble(job: EnsembleJob) -> list[Path]:
+    """Write the mean of several score files, and a submission beside it; return the paths of both.
+
+    Needs neither torch nor NNI.
+
+    Raises:
+        InputError: A file cannot be used, they are of different archs, all scores of one are equal, or the archs have
+            no widths for a prior.
+    """
+    from nni_nas_consistency.scoring.ensemble import ensemble_scores, with_capacity_prior
+
+    files = [job.out, beside(job.out, "submission")]
+    for path in files:
+        check_output(path, job.scores)
+    codec = job.system.codec
+    members = {str(path): read_scores(path, codec) for path in job.scores}
+    archs = _archs_of_all(members)
+    scores = ensemble_scores({path: _numbers_of(member) for path, member in members.items()})
+    made_from: dict[str, Json] = {"space": job.system.space}
+    made_from["ensemble"] = {path: dict(member.provenance) for path, member in members.items()}
+    if job.capacity_prior:
+        if not isinstance(codec, WidthCodec):
+            raise InputError(
+                f"--capacity-prior {job.capacity_prior}: archs of {job.system.space} are no lists of widths"
+            )
+        scores = with_capacity_prior(scores, archs, job.capacity_prior, codec.unused)
+        made_from["capacity_prior"] = job.capacity_prior
+    mean = ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, made_from)
+    if job.out.exists() and not job.overwrite:
+        if _scores_at(job.out, codec) != mean:
+            raise FileError(f"{job.out}: is there already; choose another --out, or --overwrite it")
+        return files
+    write_released(files[1], submission(mean))
+    write_scores(job.out, mean)
+    return files
+
+
+def _archs_of_all(members: Mapping[str, ScoreFile]) -> dict[str, Arch]:
+    """Return the archs of several score files by name, in the order of the first; refuse a name of two archs."""
+    first, *others = members
+    archs = {name: arch for name, (arch, _) in members[first].scores.items()}
+    for path in others:
+        for name, (arch, _) in members[path].scores.items():
+            if name in archs and arch.choices != archs[name].choices:
+                raise MatchError(
+                    f"{name} is {archs[name].code!r} in {first} but {arch.code!r} in {path}; "
+                    "score one list with every supernet"
+                )
+    return archs
+
+
+def _numbers_of(file: ScoreFile) -> dict[str, float]:
+    return {name: score for name, (_, score) in file.scores.items()}
+
+
+def _scores_at(path: Path, codec: Codec) -> ScoreFile | None:
+    """Return the scores that a file holds; None if it holds something else."""
+    try:
+        return read_scores(path, codec)
+    except FileError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -465,14 +646,14 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
 
     generator = torch.Generator().manual_seed(job.seed)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     drawn = [archs[index] for index in torch.randperm(len(archs), generator=generator)[: job.archs_scored].tolist()]
     supernet = supernet.to(place)
     half = len(drawn) // 2
 
     def scores_on(images: Images, archs: list[Arch], advance: Progress) -> Tensor:
-        scoring = image_scoring(images.to(place), job.data.test, batch_size=job.batch_size)
+        scoring = image_scoring(images, job.data.test, device=place, batch_size=job.batch_size)
         return scores_of_images(supernet, archs, scoring, progress=advance)
 
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
@@ -502,6 +683,7 @@ class RankJob:
         seed: Of the bootstrap.
         resamples: Bootstrap resamples for the intervals.
         title: Heading of the report; by default the names of the files.
+        against: Score files of other supernets, that the scores are compared with.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -509,6 +691,7 @@ class RankJob:
     scores: Path
     reference: Path
     common: bool = False
+    against: tuple[Path, ...] = ()
     seed: int = 0
     resamples: int = 1000
     title: str | None = None
@@ -532,18 +715,30 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
     from nni_nas_consistency.ranking.matching import match
     from nni_nas_consistency.ranking.report import Report
-    from nni_nas_consistency.ranking.statistics import rank_consistency
+    from nni_nas_consistency.ranking.statistics import paired_differences, rank_consistency
 
     names, values, accuracies = match(scores, reference, common=job.common)
+    others = {str(path): _scores_of(path, job.system, reference, names) for path in job.against}
     archs = [reference[name].arch for name in names]
-    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
+    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs, _shape_of(job.system, settings))}
     consistency: dict[str, Any] = {}
-    with progress(job.resamples * len(columns), "resamples") as advance:
+    against = {}
+    with progress(job.resamples * (len(columns) + len(others)), "resamples") as advance:
         for column, numbers in columns.items():
             consistency[column] = rank_consistency(
                 numbers,
                 accuracies,
                 seed=job.seed,  # all columns draw the same archs, so that their intervals can be compared
+                resamples=job.resamples,
+                absolute_pearson=job.system.absolute_pearson,
+                progress=advance,
+            )
+        for name, numbers in others.items():
+            against[name] = paired_differences(
+                values,
+                numbers,
+                accuracies,
+                seed=job.seed,
                 resamples=job.resamples,
                 absolute_pearson=job.system.absolute_pearson,
                 progress=advance,
@@ -558,13 +753,34 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
         reference=accuracies.tolist(),
         consistency=consistency.pop("scores"),
         baselines=consistency,
+        against=against,
     )
 
 
-def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
+def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names: list[str]) -> Array:
+    """Return the scores that another file gives to these archs, in this order."""
+    from nni_nas_consistency.ranking.matching import match
+
+    table = read_table(path, system.codec)
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise MatchError(f"{path}: lacks {len(missing)} of the archs that are ranked, such as {missing[0]}")
+    return match(table, {name: reference[name] for name in names}, common=True)[1]
+
+
+def _baselines(system: System, archs: list[Arch], shape: tuple[int, int, int]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    costs = [system.cost(arch, system.data.shape) for arch in archs]
+    costs = list(map(costs_of(system, shape), archs))
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+
+
+def _shape_of(system: System, settings: Mapping[str, Json]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images that archs were scored on, by default those of the system."""
+    shape = settings.get("shape")
+    if not isinstance(shape, list) or len(shape) != 3:
+        return system.data.shape
+    sizes = [size if type(size) is int and size > 0 else 1 for size in shape]
+    return sizes[0], sizes[1], sizes[2]
 
 
 @dataclass(frozen=True)
@@ -614,19 +830,19 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
         archs,
         optimization=job.optimization,
         train=images.to(place),
-        test=test.to(place),
+        test=test,
         augmentation=job.data.train,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, "data": job.data.name},
+        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
     )
@@ -634,20 +850,30 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Search a trained supernet by NNI's regularized evolution.
+    """Search a trained supernet by one of NNI's strategies.
+
+    Costs are those of an arch that is trained alone, as `rank` counts them.
 
     Args:
         system: The competition or benchmark.
         data: The data set.
         checkpoint: The supernet.
         out: Score file for all archs that are scored.
+        strategy: `evolution`: regularized evolution; `random`: every arch is drawn anew.
         trials: Archs to score.
-        population: Archs that live at a time.
+        population: Archs that live at a time, in an evolution.
+        max_macs: Most MACs for one image that an arch may have.
+        max_params: Most parameters.
+        max_latency_ms: Longest time that a batch may take, in milliseconds.
+        latency_batch: Images per batch whose latency is measured.
+        latency_file: Where latencies are kept, and looked up; None: beside `out`.
+        pareto: Folder for the Pareto set of score against cost, as JSON and figure; None: it is not written.
+        pareto_cost: The cost that counts there.
         overwrite: Whether a search of other settings at `out` is deleted first.
         images: Score on the first so many test images.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
-        seed: Of the evolution.
+        seed: Of the draws.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -656,8 +882,16 @@ class SearchJob:
     data: DataSet
     checkpoint: Path
     out: Path
+    strategy: Literal["evolution", "random"] = "evolution"
     trials: int = 200
     population: int = 50
+    max_macs: int | None = None
+    max_params: int | None = None
+    max_latency_ms: float | None = None
+    latency_batch: int = 1
+    latency_file: Path | None = None
+    pareto: Path | None = None
+    pareto_cost: CostName = "macs"
     overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
@@ -666,38 +900,213 @@ class SearchJob:
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def latencies(self) -> Path:
+        """The file of measured latencies."""
+        return self.latency_file or self.out.with_name(f"{self.out.stem}.latencies.jsonl")
 
-def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
-    """Search a trained supernet, write the archs that were scored, and return the best one.
+    @property
+    def measures_latency(self) -> bool:
+        """Whether latencies are measured."""
+        return self.max_latency_ms is not None or (self.pareto is not None and self.pareto_cost == "latency")
+
+    def settings(self) -> dict[str, Json]:
+        """Return the bounds, as they are written into score files."""
+        bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The result of a search.
+
+    Args:
+        best: The arch with the best score.
+        archs: How many archs were scored.
+        pareto: The Pareto set of score against cost, the cheapest arch first; empty unless it was asked for.
+        files: The files that were written.
+    """
+
+    best: Arch
+    archs: int
+    pareto: list[Candidate]
+    files: list[Path]
+
+
+def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
+    """Search a trained supernet, and write the archs that were scored and their Pareto set.
 
     Raises:
-        InputError: The checkpoint, the data or the score file cannot be used.
+        InputError: The checkpoint, the data or a file cannot be used, or no arch is within a bound.
         KeyboardInterrupt: The search was interrupted.
     """
     check_output(job.out, [checkpoint_path(job.checkpoint)])
+    if job.pareto is not None:
+        check_output_folder(job.pareto, PARETO_FILES)
+    _check_latencies(job)
     job.data.check_root(job.data_root, download=job.download)
+    counted = _counted_bounds(job)
+    for constraint in counted:
+        constraint.check()
 
     with _importing():
         from nni_nas_consistency.scoring.images import image_scoring
-        from nni_nas_consistency.search.evolution import evolve
+        from nni_nas_consistency.search.evolution import Evolution, RandomSearch, best_of
+        from nni_nas_consistency.search.evolution import search as search_supernet
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    latency = _latency_of(job, place)
+    bounds = _bounds(job, counted, latency)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
+    provenance |= job.settings()
+    if job.max_latency_ms is not None:
+        provenance["latency"] = asdict(_latency_setup(job, place))
     with progress(job.trials, "archs") as advance:
-        return evolve(
+        scores = search_supernet(
             supernet.to(place),
-            image_scoring(test.to(place), job.data.test),
+            image_scoring(test, job.data.test, device=place),
+            Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
-            population=job.population,
             seed=job.seed,
             provenance=provenance | {"made_by": dict(job.provenance)},
+            bounds=bounds,
             overwrite=job.overwrite,
             progress=advance,
         )
+    best = best_of(scores)
+    if job.pareto is None:
+        return Searched(best, len(scores), [], [job.out])
+    chosen, files = _write_pareto(job, job.pareto, scores, latency, provenance)
+    return Searched(best, len(scores), chosen, [job.out, *files])
+
+
+def costs_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], Cost]:
+    """Return what counts parameters and MACs of an arch that is trained alone on images of this shape.
+
+    By the system's formula or, where it has none, on the network, which takes torch and NNI.
+    """
+    formula = system.cost
+    if formula is not None:
+        return cache(lambda arch: formula(arch, shape))
+
+    with _importing():
+        from nni_nas_consistency.search.costs import frozen_network, network_cost
+
+    space = system.make_space(shape, standalone=True)
+    return cache(lambda arch: network_cost(frozen_network(space, arch), shape))
+
+
+def _counted_bounds(job: SearchJob) -> list[Constraint]:
+    """Return the bounds on what can be counted."""
+    if job.max_macs is None and job.max_params is None:
+        return []
+    cost, domain = costs_of(job.system, job.data.shape), job.system.domain
+    bounds = []
+
+    def macs(arch: Arch) -> float:
+        return cost(arch).macs
+
+    def params(arch: Arch) -> float:
+        return cost(arch).params
+
+    if job.max_macs is not None:
+        bounds.append(Constraint("macs", job.max_macs, macs, smallest_arch(domain, macs)))
+    if job.max_params is not None:
+        bounds.append(Constraint("params", job.max_params, params, smallest_arch(domain, params)))
+    return bounds
+
+
+def _check_latencies(job: SearchJob) -> None:
+    """See that latencies can be kept, and that those are there by which a search that goes on was decided."""
+    if not job.measures_latency:
+        return
+    check_latency_file(job.latencies)
+    begun = job.max_latency_ms is not None and journal_beside(job.out).exists() and not job.overwrite
+    if begun and not job.latencies.exists():
+        raise FileError(
+            f"{job.latencies}: is missing, though the search at {job.out} was begun with it; copy it there, or "
+            "--overwrite the search"
+        )
+
+
+def _latency_setup(job: SearchJob, device: str) -> LatencySetup:
+    from nni_nas_consistency.search.costs import latency_setup
+
+    classes, channels, side = job.data.shape
+    network = f"{job.system.space}, {classes} classes, {channels}x{side}x{side}"
+    return latency_setup(network, batch_size=job.latency_batch, device=device)
+
+
+def _latency_of(job: SearchJob, device: str) -> Callable[[Arch], float] | None:
+    """Return what measures the latency of an arch, or looks it up; None where it does not count."""
+    if not job.measures_latency:
+        return None
+    from nni_nas_consistency.search.costs import cached_latency, frozen_network, measured_latency
+
+    shape = job.data.shape
+    space = job.system.make_space(shape, standalone=True)
+
+    def measure(arch: Arch) -> float:
+        return measured_latency(frozen_network(space, arch), shape, batch_size=job.latency_batch, device=device)
+
+    return cached_latency(job.latencies, _latency_setup(job, device), measure, job.system.codec.canonical)
+
+
+def _bounds(job: SearchJob, counted: list[Constraint], latency: Callable[[Arch], float] | None) -> Bounds | None:
+    """Return all bounds, of which the latency comes last, since it takes a measurement.
+
+    Raises:
+        InputError: No arch is known within them.
+    """
+    constraints = list(counted)
+    if job.max_latency_ms is not None and latency is not None:
+        cost = costs_of(job.system, job.data.shape)
+        smallest = smallest_arch(job.system.domain, lambda arch: cost(arch).macs)
+        constraints.append(Constraint("latency", job.max_latency_ms, latency, smallest))
+    if not constraints:
+        return None
+    bounds = Bounds(job.system.domain, tuple(constraints))
+    bounds.check()
+    return bounds
+
+
+def _write_pareto(
+    job: SearchJob,
+    folder: Path,
+    scores: Mapping[str, tuple[Arch, float]],
+    latency: Callable[[Arch], float] | None,
+    provenance: Mapping[str, Json],
+) -> tuple[list[Candidate], list[Path]]:
+    """Write the Pareto set of a search; return it, and the files."""
+    from nni_nas_consistency.ranking.plots import pareto_plot, png
+
+    cost, label = costs_of(job.system, job.data.shape), COST_LABELS[job.pareto_cost]
+    candidates = []
+    for name, (arch, score) in scores.items():
+        costs: dict[CostName, float] = {"macs": cost(arch).macs, "params": cost(arch).params}
+        if latency is not None:
+            costs["latency"] = latency(arch)
+        candidates.append(Candidate(name, arch, score, costs))
+    chosen = pareto_set(candidates, job.pareto_cost)
+    figure = pareto_plot(
+        [each.costs[job.pareto_cost] for each in candidates],
+        [each.score for each in candidates],
+        [candidates.index(each) for each in chosen],
+        title=f"{job.out.name}: score against {label}",
+        cost_label=label,
+    )
+    made_by: dict[str, Json] = {"made_by": dict(job.provenance), "seed": job.seed, "trials": job.trials}
+    if latency is not None:
+        made_by["latency"] = asdict(_latency_setup(job, device_of(job.device)))
+    make_folder(folder)
+    files = [folder / name for name in PARETO_FILES]
+    write_pareto(files[0], chosen, job.pareto_cost, {**provenance, **made_by})
+    write_bytes_atomically(files[1], png(figure))
+    return chosen, files
 
 
 def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.recipes import Optimization
 
@@ -28,7 +28,7 @@ def train_alone(
     archs: Sequence[Arch],
     *,
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     test: Images,
     augmentation: Augmentation,
     seed: int,
@@ -56,7 +56,7 @@ def train_alone(
         raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
     n = len(archs)
     with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
-        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
+        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.y.device)
     optimizer = torch.optim.SGD(
         together.parameters(),
         lr=optimization.peak_lr,
@@ -96,9 +96,10 @@ def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:
 @torch.no_grad()
 def _accuracies(together: nn.Module, test: Images, augmentation: Augmentation, n: int) -> list[float]:
     together.eval()
-    right = torch.zeros(n, dtype=torch.long, device=test.x.device)
+    device = next(together.parameters()).device
+    right = torch.zeros(n, dtype=torch.long, device=device)
     for images, labels in EvaluationLoader(test, augmentation, 512):
-        right += (_logits(together, images, n).argmax(-1) == labels[:, None]).sum(0)
+        right += (_logits(together, images.to(device), n).argmax(-1) == labels.to(device)[:, None]).sum(0)
     return [int(count) / len(test) for count in right]
 
 

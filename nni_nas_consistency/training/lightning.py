@@ -27,7 +27,7 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, Resumed, check_checkpoint
 from nni_nas_consistency.training.processes import rank_of
@@ -83,10 +83,16 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
 
 
 class EpochLines(Callback):
-    """Prints one plain line an epoch, with the time that is left at the pace so far."""
+    """Prints one plain line an epoch, with the time that is left at the pace so far.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    Args:
+        write: Writes a line.
+        phase: Of a recipe of several phases, the one that is trained.
+    """
+
+    def __init__(self, write: Callable[[str], None], phase: int | None = None) -> None:
         self.write = write
+        self.of_phase = "" if phase is None else f" of phase {phase}"
         self.begun = 0.0
         self.first_epoch = 0
 
@@ -103,7 +109,7 @@ class EpochLines(Callback):
         values = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         if trainer.is_global_zero:
-            self.write(f"epoch {epoch}/{epochs}  {numbers}  {left} left")
+            self.write(f"epoch {epoch}/{epochs}{self.of_phase}  {numbers}  {left} left")
 
 
 class StepProgress(Callback):
@@ -251,7 +257,7 @@ class KeptEpochs(Callback):
 
 def training_evaluator(
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     augmentation: Augmentation,
     val: Images,
     *,
@@ -316,7 +322,13 @@ def training_evaluator(
 
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
-    callbacks: list[Callback] = [run.timer, checkpoint, LastLoss(), EpochLines(run.write), StepProgress(run.progress)]
+    callbacks: list[Callback] = [
+        run.timer,
+        checkpoint,
+        LastLoss(),
+        EpochLines(run.write, run.phase),
+        StepProgress(run.progress),
+    ]
     if run.devices > 1:
         callbacks.append(HeededSigterm())
     if run.checkpoint_steps is not None:
