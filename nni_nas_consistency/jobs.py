@@ -45,6 +45,7 @@ from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName,
 from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
+from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class TrainJob:
         always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
             smallest of the space.
         device: `cpu`, `cuda` or `auto`.
+        devices: Processes that share each batch, on this machine; each is this program started once more, so that a
+            script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -130,6 +133,7 @@ class TrainJob:
     val_images: int = 1000
     always: tuple[Arch, ...] = ()
     device: str = "auto"
+    devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
@@ -143,7 +147,19 @@ class TrainJob:
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
-        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always}
+        devices: dict[str, Json] = {} if self.devices == 1 else {"devices": self.devices}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always, **devices}
+
+    def check_devices(self) -> None:
+        """See that every process has an image of every batch.
+
+        Raises:
+            InputError: There are more processes than images in a batch, or than images to validate on.
+        """
+        counts = [phase.optimization.batch_size for phase in self.recipe.phases]
+        for name, count in [*(("batch_size", count) for count in counts), ("val_images", self.val_images)]:
+            if count < self.devices:
+                raise InputError(f"--devices {self.devices}: {name} is {count}; every device needs at least one image")
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -162,8 +178,12 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         Terminated: The process was asked to end by SIGTERM.
     """
     job.recipe.check(fresh=job.weights is None)
+    job.check_devices()
+    rank = rank_of(job.devices)
+    progress = silent if rank else progress
     job.data.check_root(job.data_root, download=job.download)
-    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if rank == 0:
+        check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
     pools = _pools_of(job)
 
@@ -175,7 +195,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     for pool in (job.pool, *job.phase_pools.values()):
         if pool is not None:
             _check_is_kept(pool, job.out)
-    place = device_of(job.device)
+    place = device_of(job.device, job.devices, rank)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
@@ -191,6 +211,10 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
     settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
     path = job.out / "supernet.safetensors"
+    if rank:  # the first process holds the folder, and writes
+        run = _run_of(job, settings, about, progress=progress, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run)
+        return path
     with open_run(
         job.out,
         settings,
@@ -228,6 +252,7 @@ def _run_of(
         progress=progress,
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        devices=job.devices,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},
@@ -258,6 +283,8 @@ def _train_and_save(
         pools=pools,
         always=job.always or None,
     )
+    if rank_of(job.devices):
+        return
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
@@ -1401,18 +1428,28 @@ def _importing() -> Iterator[None]:
             gc.enable()
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def device_of(device: str, devices: int = 1, rank: int = 0) -> str:
+    """Return `cpu` or `cuda`, or of several devices one such as `cuda:1`.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+        devices: How many are asked for.
+        rank: Which of them this process has, from 0.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or there are not so many.
     """
     import torch
 
     found = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
         raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
+    chosen = ("cuda" if found else "cpu") if device == "auto" else device
+    if chosen == "cpu" or devices == 1:
+        return chosen
+    if devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here; ask for fewer")
+    return f"cuda:{rank}"
 
 
 def _dtype(precision: Precision) -> Any:
