@@ -25,7 +25,8 @@ def blocks_of(page):
 
 
 def commands_of(page):
-    return [line for kind, text in blocks_of(page) if kind == "bash" for line in text.splitlines() if line.strip()]
+    texts = [text.replace("\\\n", " ") for kind, text in blocks_of(page) if kind == "bash"]
+    return [line for text in texts for line in text.splitlines() if line.strip()]
 
 
 COMMANDS = [line for page in PAGES for line in commands_of(page)]

@@ -22,6 +22,7 @@ SMALLER_COMMANDS = {
     "rank": "--resamples 20",
     "images": "--count 20 --archs-scored 4 --device cpu",
     "archs": "--count 40",
+    "extract": "--images 50",
 }
 """What a verb's command is followed by: of an option that is given twice, the last counts."""
 
@@ -92,7 +93,7 @@ def check_first_supernet(names):
     searched = read_scores(Path("runs/first/searched.json"), DIGITS_CODEC).scores
     assert names["score"] == max(score for _, score in searched.values())
     assert names["network"].links[0].conv.conv.weight.shape[0] == names["best"].choices["w1"]
-    assert Path("runs/first/report/report.html").is_file()
+    assert Path("runs/first/report/report.html").is_file() and Path("runs/first/subnet.safetensors").is_file()
 
 
 def check_own_space(names):
