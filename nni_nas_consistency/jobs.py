@@ -192,9 +192,6 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
-    for pool in (job.pool, *job.phase_pools.values()):
-        if pool is not None:
-            _check_is_kept(pool, job.out)
     place = device_of(job.device, job.devices, rank)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
@@ -209,7 +206,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
-    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
+    settings |= _pool_settings(job, pools)
     path = job.out / "supernet.safetensors"
     if rank:  # the first process holds the folder, and writes
         run = _run_of(job, settings, about, progress=progress, write=write)
@@ -323,6 +320,14 @@ def _pools_of(job: TrainJob) -> dict[int, Pool]:
             )
     read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
     return {index: read[path] for index, path in sorted(paths.items())}
+
+
+def _pool_settings(job: TrainJob, pools: Mapping[int, Pool]) -> dict[str, Json]:
+    """Return what tells a run on given pools from one on others; its files must not be those that the run writes."""
+    for path in (job.pool, *job.phase_pools.values()):
+        if path is not None:
+            _check_is_kept(path, job.out)
+    return {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
