@@ -311,7 +311,7 @@ CHANGES = [
     (f"batch_size={HUGE}", f"not '{HUGE}'"),
     ("warmup_steps=-1", "a whole number from 0 to 10,000,000, not '-1'"),
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
-    ("rule=sandwiches", "sandwich, multi-path or frozen-teacher, not 'sandwiches'"),
+    ("rule=sandwiches", "sandwich, sampled-teacher, multi-path or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
     ("sampling=greedy", "strict-fair, fair, uniform, params or largest, not 'greedy'"),
     ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),

@@ -304,7 +304,10 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
-    "rule": (_one_of("sandwich", "multi-path", "frozen-teacher"), "sandwich, multi-path or frozen-teacher"),
+    "rule": (
+        _one_of("sandwich", "sampled-teacher", "multi-path", "frozen-teacher"),
+        "sandwich, sampled-teacher, multi-path or frozen-teacher",
+    ),
     "sampling": (
         _one_of("strict-fair", "fair", "uniform", "params", "largest"),
         "strict-fair, fair, uniform, params or largest",

@@ -15,7 +15,7 @@ from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.domains import Domain
-from nni_nas_consistency.errors import InputError, Terminated
+from nni_nas_consistency.errors import Diverged, InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.nni3.experiment import run_in_process
@@ -72,7 +72,7 @@ def train_supernet(
 
     Raises:
         NonFiniteLoss: The training diverged.
-        RuntimeError: It ended at a loss far above that of guessing.
+        Diverged: It ended at a loss far above that of guessing.
         InputError: A checkpoint cannot be gone on from, the warm-up is not shorter than the training, settings of the
             recipe do not fit each other or the space, or the space cannot share weights so.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
@@ -167,7 +167,7 @@ def _check_learnt(trainer: Trainer, num_classes: int) -> None:
     """Refuse a supernet whose loss at the end is far above that of guessing, log K."""
     loss = next(callback.loss for callback in trainer.callbacks if isinstance(callback, LastLoss))
     if loss > WORSE_THAN_GUESSING * math.log(num_classes):
-        raise RuntimeError(
+        raise Diverged(
             f"the training ended at a loss of {loss:.3g}, where guessing has {math.log(num_classes):.2f}: it diverged; "
             "lower the learning rate or lengthen the warm-up"
         )
