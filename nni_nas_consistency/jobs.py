@@ -14,19 +14,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from nni_nas_consistency.errors import Diverged, FileError, InputError
-from nni_nas_consistency.files.arch_lists import Entry, read_released
+from nni_nas_consistency.archs.codecs import Codec, WidthCodec
+from nni_nas_consistency.errors import Diverged, FileError, InputError, MatchError
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path, read_checkpoint_header
 from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.locks import locked
+from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
-from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
+from nni_nas_consistency.files.score_files import (
+    ScoreFile,
+    beside,
+    read_scores,
+    read_table,
+    read_table_and_provenance,
+    submission,
+    write_scores,
+)
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.studies.results import (
     MEASURES,
@@ -37,7 +48,7 @@ from nni_nas_consistency.studies.results import (
     read_result,
     write_result,
 )
-from nni_nas_consistency.studies.study import Setting, Study, Training
+from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
@@ -46,9 +57,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.archs.pool import Pool
+    from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.ranking.report import Report
+    from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.spaces.chain import ChainSpace
@@ -73,6 +87,8 @@ class TrainJob:
         weights: Supernet to start from, instead of fresh weights.
         sharing: How archs share weights; None: as in `weights`, else by one kernel per layer. Where it is finer than in
             `weights`, kernels start as slices of those.
+        pool: Arch list that the phases with `sampling="pool"` draw from; None: as `Phase.pool_size` says.
+        phase_pools: Phase → arch list, for phases with a pool of their own.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
@@ -94,6 +110,8 @@ class TrainJob:
     seed: int = 0
     weights: Path | None = None
     sharing: Sharing | None = None
+    pool: Path | None = None
+    phase_pools: Mapping[int, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
@@ -106,12 +124,13 @@ class TrainJob:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
-        """Return what decides the weights and the metrics, besides the images and the weights to start from."""
+        """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""
         phases: dict[str, Json] = {}
         for index, phase in enumerate(self.recipe.phases):
-            prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
+            prefix = self.recipe.prefix_of(index)
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
+        recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         return {**recipe, **phases, **how, **sharing}
@@ -126,9 +145,9 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         write: Writes a line of text: one an epoch, with what it reached and the time left.
 
     Raises:
-        InputError: The data, the weights or the folder cannot be used.
+        InputError: The data, the weights, a pool or the folder cannot be used.
         NonFiniteLoss: The training diverged.
-        RuntimeError: The training ended at a loss far above that of guessing.
+        Diverged: The training ended at a loss far above that of guessing.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
@@ -136,12 +155,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
+    pools = _pools_of(job)
 
     with _importing():
         import torch
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
+    for pool in (job.pool, *job.phase_pools.values()):
+        if pool is not None:
+            _check_is_kept(pool, job.out)
     place = device_of(job.device)
     images = job.data.images(job.data_root, train=True, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download)
@@ -155,6 +178,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
+    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
     path = job.out / "supernet.safetensors"
     with open_run(
         job.out,
@@ -171,7 +195,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         for name in ("checkpoints", "metrics"):
             check_output_folder(job.out / name)
         run = _run_of(job, settings, about, progress=progress, write=write)
-        _train_and_save(job, space, images.to(place), val.to(place), run)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
     return path
 
 
@@ -200,7 +224,9 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun) -> None:
+def _train_and_save(
+    job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -218,6 +244,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
         stacking=job.stacking,
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
+        pools=pools,
     )
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
@@ -227,6 +254,36 @@ def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], i
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
     space = system.make_space(shape, standalone=True)
     return lambda arch: space.complexity(arch).params
+
+
+def _pools_of(job: TrainJob) -> dict[int, Pool]:
+    """Return the pools that are given, by phase; from their files, without torch.
+
+    Raises:
+        InputError: A file cannot be used, a phase that has none given would not draw from it, or one that must have one
+            has none.
+    """
+    drawing = job.recipe.pool_phases
+    shown = ", ".join(map(str, drawing)) or "none"
+    for index in job.phase_pools:
+        if index not in drawing:
+            raise InputError(
+                f"--pool phase{index}={job.phase_pools[index]}: phase {index} draws from no pool, but these do: {shown}"
+            )
+    paths = {} if job.pool is None else dict.fromkeys(drawing, job.pool)
+    if job.pool is not None and not drawing:
+        raise InputError(
+            f"--pool {job.pool}: recipe {job.recipe.name} draws from no pool; leave it out, or --set sampling=pool"
+        )
+    paths |= job.phase_pools
+    for index in drawing:
+        if index not in paths and job.recipe.phases[index].pool_size is None:
+            raise InputError(
+                f"phase {index} of recipe {job.recipe.name} draws from a pool; give one with --pool, or --set "
+                "pool_size=N for one of N archs drawn by the seed"
+            )
+    read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
+    return {index: read[path] for index, path in sorted(paths.items())}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -249,21 +306,23 @@ def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]
     from nni_nas_consistency.supernet.unsharing import unshare
 
     assert job.weights is not None and job.sharing is not None
-    if _is_written_by_run(job.weights.resolve(), job.out.resolve()):
-        raise InputError(f"{job.weights}: is what this run would write; give another --out")
+    _check_is_kept(job.weights, job.out)
     with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once: leave torch's generator alone
         shared, about = supernet_of(job.weights, copy.deepcopy(space))
     unshare(shared, make_supernet(space, sharing=job.sharing))
     return about, weights_sha256(shared)
 
 
-def _is_written_by_run(path: Path, folder: Path) -> bool:
+def _check_is_kept(path: Path, out: Path) -> None:
+    """See that a file that a training reads is not one that it would write."""
     from nni_nas_consistency.training.run import MADE_BY_TRAINING
 
-    if not path.is_relative_to(folder) or path == folder:
-        return False
-    first = path.relative_to(folder).parts[0]
-    return any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING)
+    resolved, folder = path.resolve(), out.resolve()
+    if not resolved.is_relative_to(folder) or resolved == folder:
+        return
+    first = resolved.relative_to(folder).parts[0]
+    if any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING):
+        raise InputError(f"{path}: is what this run would write; give another --out")
 
 
 @dataclass(frozen=True)
@@ -346,8 +405,6 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
     named = None
     if job.images_file is not None:
         named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
-    for name, arch in archs.items():
-        job.system.domain.check(arch, name)
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -385,6 +442,111 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         overwrite=job.overwrite,
         progress=progress,
     )
+
+
+def score_by_each(job: ScoreJob, checkpoints: Sequence[Path], *, progress: ShowProgress = silent) -> list[Path]:
+    """Score a list with several supernets, each into a file beside `job.out`, and the mean of all into `job.out`.
+
+    Args:
+        job: What to score and how; its checkpoint is not read.
+        checkpoints: The supernets, at least two.
+        progress: Shows the progress, supernet by supernet.
+
+    Returns:
+        The files of `ensemble`; while other shards are missing, the journals and score files that there are.
+
+    Raises:
+        InputError: As for `score` and `ensemble`.
+        RuntimeError: A score is not finite.
+    """
+    outs = [beside(job.out, f"checkpoint{place}") for place in range(1, len(checkpoints) + 1)]
+    of_all = EnsembleJob(job.system, tuple(outs), job.out, overwrite=job.overwrite)
+    files = []
+    for checkpoint, out in zip(checkpoints, outs, strict=True):
+        files.append(score(replace(job, checkpoint=checkpoint, out=out), progress=progress).files[0])
+    return ensemble(of_all) if files == outs else files
+
+
+@dataclass(frozen=True)
+class EnsembleJob:
+    """Make one score file of several: the mean of standardised scores.
+
+    Args:
+        system: The competition or benchmark.
+        scores: Score files of one list, of one supernet each.
+        out: The score file.
+        capacity_prior: Weight of the standardised mean log width that is added; 0 for none.
+        overwrite: Whether other scores at `out` are replaced.
+    """
+
+    system: System
+    scores: tuple[Path, ...]
+    out: Path
+    capacity_prior: float = 0.0
+    overwrite: bool = False
+
+
+def ensemble(job: EnsembleJob) -> list[Path]:
+    """Write the mean of several score files, and a submission beside it; return the paths of both.
+
+    Needs neither torch nor NNI.
+
+    Raises:
+        InputError: A file cannot be used, they are of different archs, all scores of one are equal, or the archs have
+            no widths for a prior.
+    """
+    from nni_nas_consistency.scoring.ensemble import ensemble_scores, with_capacity_prior
+
+    files = [job.out, beside(job.out, "submission")]
+    for path in files:
+        check_output(path, job.scores)
+    codec = job.system.codec
+    members = {str(path): read_scores(path, codec) for path in job.scores}
+    archs = _archs_of_all(members)
+    scores = ensemble_scores({path: _numbers_of(member) for path, member in members.items()})
+    made_from: dict[str, Json] = {"space": job.system.space}
+    made_from["ensemble"] = {path: dict(member.provenance) for path, member in members.items()}
+    if job.capacity_prior:
+        if not isinstance(codec, WidthCodec):
+            raise InputError(
+                f"--capacity-prior {job.capacity_prior}: archs of {job.system.space} are no lists of widths"
+            )
+        scores = with_capacity_prior(scores, archs, job.capacity_prior, codec.unused)
+        made_from["capacity_prior"] = job.capacity_prior
+    mean = ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, made_from)
+    if job.out.exists() and not job.overwrite:
+        if _scores_at(job.out, codec) != mean:
+            raise FileError(f"{job.out}: is there already; choose another --out, or --overwrite it")
+        return files
+    write_released(files[1], submission(mean))
+    write_scores(job.out, mean)
+    return files
+
+
+def _archs_of_all(members: Mapping[str, ScoreFile]) -> dict[str, Arch]:
+    """Return the archs of several score files by name, in the order of the first; refuse a name of two archs."""
+    first, *others = members
+    archs = {name: arch for name, (arch, _) in members[first].scores.items()}
+    for path in others:
+        for name, (arch, _) in members[path].scores.items():
+            if name in archs and arch.choices != archs[name].choices:
+                raise MatchError(
+                    f"{name} is {archs[name].code!r} in {first} but {arch.code!r} in {path}; "
+                    "score one list with every supernet"
+                )
+    return archs
+
+
+def _numbers_of(file: ScoreFile) -> dict[str, float]:
+    return {name: score for name, (_, score) in file.scores.items()}
+
+
+def _scores_at(path: Path, codec: Codec) -> ScoreFile | None:
+    """Return the scores that a file holds; None if it holds something else."""
+    try:
+        return read_scores(path, codec)
+    except FileError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -450,8 +612,8 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
             RANDOM_DRAWS,
             agreement_of,
             scores_of_images,
+            select_images,
         )
-        from nni_nas_consistency.scoring.image_choice import choose_images as chosen_images
         from nni_nas_consistency.scoring.images import image_scoring
 
     generator = torch.Generator().manual_seed(job.seed)
@@ -469,7 +631,7 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
     with progress(len(drawn) * len(test) + checks, "images") as advance:
         scores = scores_on(test, drawn, advance)
-        chosen = chosen_images(scores[:half], job.count, generator)
+        chosen = select_images(scores[:half], job.count, generator)
         agreement = agreement_of(
             scores[half:], chosen, generator, lambda images: scores_on(test.at(images), drawn[half:], advance)
         )
@@ -493,6 +655,7 @@ class RankJob:
         seed: Of the bootstrap.
         resamples: Bootstrap resamples for the intervals.
         title: Heading of the report; by default the names of the files.
+        against: Score files of other supernets, that the scores are compared with.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -500,6 +663,7 @@ class RankJob:
     scores: Path
     reference: Path
     common: bool = False
+    against: tuple[Path, ...] = ()
     seed: int = 0
     resamples: int = 1000
     title: str | None = None
@@ -523,18 +687,30 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
     from nni_nas_consistency.ranking.matching import match
     from nni_nas_consistency.ranking.report import Report
-    from nni_nas_consistency.ranking.statistics import rank_consistency
+    from nni_nas_consistency.ranking.statistics import paired_differences, rank_consistency
 
     names, values, accuracies = match(scores, reference, common=job.common)
+    others = {str(path): _scores_of(path, job.system, reference, names) for path in job.against}
     archs = [reference[name].arch for name in names]
     columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
     consistency: dict[str, Any] = {}
-    with progress(job.resamples * len(columns), "resamples") as advance:
+    against = {}
+    with progress(job.resamples * (len(columns) + len(others)), "resamples") as advance:
         for column, numbers in columns.items():
             consistency[column] = rank_consistency(
                 numbers,
                 accuracies,
                 seed=job.seed,  # all columns draw the same archs, so that their intervals can be compared
+                resamples=job.resamples,
+                absolute_pearson=job.system.absolute_pearson,
+                progress=advance,
+            )
+        for name, numbers in others.items():
+            against[name] = paired_differences(
+                values,
+                numbers,
+                accuracies,
+                seed=job.seed,
                 resamples=job.resamples,
                 absolute_pearson=job.system.absolute_pearson,
                 progress=advance,
@@ -549,7 +725,19 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
         reference=accuracies.tolist(),
         consistency=consistency.pop("scores"),
         baselines=consistency,
+        against=against,
     )
+
+
+def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names: list[str]) -> Array:
+    """Return the scores that another file gives to these archs, in this order."""
+    from nni_nas_consistency.ranking.matching import match
+
+    table = read_table(path, system.codec)
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise MatchError(f"{path}: lacks {len(missing)} of the archs that are ranked, such as {missing[0]}")
+    return match(table, {name: reference[name] for name in names}, common=True)[1]
 
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
@@ -663,7 +851,7 @@ class StudyJob:
 
     def settings(self) -> dict[str, Json]:
         """Return what decides the results, besides the seeds."""
-        archs = {name: [entry.arch.code, entry.acc] for name, entry in self.entries().items()}
+        archs = {name: [entry.arch.code, entry.acc] for name, entry in self.entries.items()}
         settings: dict[str, Json] = {}
         for setting in self.study.settings.values():
             trainings = [self._training_settings(training) for training in setting.trainings]
@@ -678,6 +866,7 @@ class StudyJob:
             **settings,
         }
 
+    @cached_property
     def entries(self) -> dict[str, Entry]:
         """Return the archs that are scored, with their reference accuracies."""
         return dict(list(read_released(self.reference, self.system.codec).items())[: self.limit])
@@ -690,8 +879,13 @@ class StudyJob:
             trained.append(self._training_settings(training))
             job = self._training(training, self.out / "trainings" / digest_of(trained) / f"seed{seed}")
             weights = chain[-1].out / "supernet.safetensors" if chain else None
-            chain.append(replace(job, seed=seed, weights=weights))
+            pool = None if training.pool is None else self.pool(training.pool, seed)
+            chain.append(replace(job, seed=seed, weights=weights, pool=pool))
         return chain
+
+    def pool(self, rule: PoolRule, seed: int) -> Path:
+        """Return where the pool of a run is."""
+        return self.out / "pools" / str(rule) / f"seed{seed}.json"
 
     def scores(self, setting: Setting, seed: int) -> Path:
         """Return where the scores of a run by loss are; those by accuracy are beside them."""
@@ -716,6 +910,7 @@ class StudyJob:
 
     def _training_settings(self, training: Training) -> Json:
         settings = self._training(training, self.out).settings() | {"train_images": self.train_images}
+        settings |= {} if training.pool is None else {"pool": str(training.pool)}
         return {name: value for name, value in settings.items() if name != "seed"}
 
 
@@ -743,9 +938,10 @@ def study(job: StudyJob, *, progress: ShowProgress = silent, write: Callable[[st
     missing = [run for run in runs if read_result(job.out, *run) is None]
     if missing:
         write(_cost_of(job, missing, len(runs)))
+    going_on = replace(job, overwrite=False)
     with progress(len(missing), "runs") as advance:
         for name, seed in missing:
-            write(_told(study_run(replace(job, overwrite=False), name, seed)))
+            write(_told(study_run(going_on, name, seed)))
             advance(1)
     return study_table(job)
 
@@ -796,7 +992,7 @@ def study_table(job: StudyJob) -> Table:
 def _open_study(job: StudyJob) -> None:
     """Make the folder of a study once all that can be refused without torch is."""
     job.data.check_root(job.data_root, download=job.download)
-    entries = job.entries()
+    entries = job.entries
     for name, entry in entries.items():
         job.system.domain.check(entry.arch, name)
     if len({entry.acc for entry in entries.values()}) < 2:
@@ -804,12 +1000,16 @@ def _open_study(job: StudyJob) -> None:
     for setting in job.study.settings.values():
         for phase in (phase for training in setting.trainings for phase in training.recipe.phases):
             phase.optimization.check_warm_up(job.train_images or job.data.counts[0])
+        for rule in (training.pool for training in setting.trainings):
+            if rule is not None:
+                rule.of(entries, 0)
     open_study_folder(job.out, job.settings(), overwrite=job.overwrite)
 
 
 def _run_of_study(job: StudyJob, setting: Setting, seed: int) -> Result:
     spent: dict[str, float] = {}
     try:
+        _write_pools(job, setting, seed)
         chain = job.chain(setting, seed)
         for training in chain:
             make_folder(training.out.parent)
@@ -826,6 +1026,15 @@ def _run_of_study(job: StudyJob, setting: Setting, seed: int) -> Result:
     found = {name: getattr(consistency, name) for name in MEASURES}
     values = {name: None if interval is None else interval.value for name, interval in found.items()}
     return Result(setting.name, seed, values, spent)
+
+
+def _write_pools(job: StudyJob, setting: Setting, seed: int) -> None:
+    for rule in dict.fromkeys(training.pool for training in setting.trainings):
+        if rule is None:
+            continue
+        pool = {name: Entry(entry.arch, 0) for name, entry in rule.of(job.entries, seed).items()}
+        make_folder(job.pool(rule, seed).parent)
+        write_released(job.pool(rule, seed), pool)
 
 
 def _scores_of_study(job: StudyJob, setting: Setting, seed: int, checkpoint: Path) -> Path:
@@ -872,7 +1081,7 @@ def _reference_of(job: StudyJob) -> Reference:
     from nni_nas_consistency.studies.reference import reliability_of
     from nni_nas_consistency.studies.table import Reference
 
-    entries = job.entries()
+    entries = job.entries
     accuracies = [float(entry.acc) for entry in entries.values()]
     baselines: dict[str, dict[str, float | None]] = {}
     for name, costs in _baselines(job.system, [entry.arch for entry in entries.values()]).items():
@@ -916,9 +1125,10 @@ def _probe(job: StudyJob, setting: Setting, folder: Path, times: dict[Path, floa
     trainings = tuple(replace(each, recipe=each.recipe.for_a_moment()) for each in setting.trainings)
     batch = max(phase.optimization.batch_size for each in trainings for phase in each.recipe.phases)
     most = job.train_images or job.data.counts[0]
-    images, archs = min(most, PROBED_STEPS * batch), len(job.entries())
+    images, archs = min(most, PROBED_STEPS * batch), len(job.entries)
     small = replace(job, out=folder, train_images=images, limit=min(archs, PROBED_ARCHS))
     tiny = replace(setting, trainings=trainings)
+    _write_pools(replace(small, limit=job.limit), tiny, 0)
     chain, scores = small.chain(tiny, 0), small.scores(tiny, 0)
     if not times:  # the first one imports torch and NNI, and compiles
         train(replace(chain[0], out=folder / "warm"), write=lambda line: None)

@@ -175,7 +175,7 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of epochs, lr, .*, init$"),
+        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of epochs, lr, .*, init, stem_norm$"),
         ("lr", r"--set lr: lr is a number of at least 0, not ''$"),
         ("lr=-1", r"lr is a number of at least 0, not '-1'$"),
         ("lr=nan", r"lr is a number of at least 0, not 'nan'$"),
@@ -186,9 +186,12 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
         ),
         ("warmup_steps=-1", r"warmup_steps is a whole number from 0 to 10,000,000, not '-1'$"),
         ("warmup_steps=1.5", r"warmup_steps is a whole number from 0 to 10,000,000, not '1.5'$"),
-        ("rule=sandwiches", r"rule is sandwich, multi-path or frozen-teacher, not 'sandwiches'$"),
+        (
+            "rule=sandwiches",
+            r"rule is sandwich, sampled-teacher, .*, pool-distillation or frozen-teacher, not 'sandwiches'$",
+        ),
         ("grad_clip=0", r"grad_clip is a number above 0, or none, not '0'$"),
-        ("sampling=greedy", r"sampling is strict-fair, fair, uniform, params or largest, not 'greedy'$"),
+        ("sampling=greedy", r"sampling is strict-fair, fair, uniform, params, largest or pool, not 'greedy'$"),
         ("distill_from=-1", r"distill_from is an epoch, the first being 0, or never, not '-1'$"),
     ],
 )

@@ -12,7 +12,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.studies.settings_file import Described, Words, published_studies, read_settings
-from nni_nas_consistency.studies.study import Scoring, Setting, Study, Training
+from nni_nas_consistency.studies.study import PoolRule, Scoring, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser
 from nni_nas_consistency.systems import EMBEDDED_BENCHMARK, DataSet, System
 from nni_nas_consistency.training.recipes import RECIPES
@@ -37,6 +37,10 @@ SCORING_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "orders": (_orders, "a whole number from 1 to 100"),
     "flip": (_one_of(True, False), "true or false"),
 }
+
+
+OTHERS = ("sharing", "pool", *SCORING_READERS)
+"""Settings that are not of a recipe."""
 
 
 def study_job(
@@ -146,7 +150,7 @@ def _study_of(described: Described, system: System, data: DataSet, epochs: int |
             f"study {described.name}: there is no recipe {recipe!r}; allowed are "
             f"{', '.join(each.name for each in RECIPES)}"
         )
-    changes = [f"{name}={value}" for name, value in common.items() if name not in (*SCORING_READERS, "sharing")]
+    changes = [f"{name}={value}" for name, value in common.items() if name not in OTHERS]
     changes += [] if epochs is None else [f"epochs={epochs}"]
     with _about(described, "all"):
         base = parse.recipe_of(recipe, system, data, None, None, changes)
@@ -154,7 +158,7 @@ def _study_of(described: Described, system: System, data: DataSet, epochs: int |
     settings = {}
     for name, trainings in described.settings.items():
         with _about(described, name):
-            first = {key: common[key] for key in ("sharing", *SCORING_READERS) if key in common}
+            first = {key: common[key] for key in OTHERS if key in common}
             chain = _chain(system, data, recipe, changes, [{**first, **trainings[0]}, *trainings[1:]], whole)
             words = {key: value for each in (first, *trainings) for key, value in each.items()}
             settings[name] = Setting(name, chain, _scoring_of(words))
@@ -186,18 +190,29 @@ def _chain(
     chain: list[Training] = []
     changes = list(changes)
     before = FULL
+    pool: PoolRule | None = None
     for words in trainings:
+        pool = _pool_of(words["pool"]) if "pool" in words else pool
         for name, text in words.items():
-            if name not in (*SCORING_READERS, "sharing"):
+            if name not in OTHERS:
                 changes.append(f"{name}={_share_of(text, whole) if name in ('epochs', 'distill_from') else text}")
         sharing = Sharing.parse(words["sharing"]) if "sharing" in words else before
         if chain and not sharing.refines(before):
             raise InputError(coarser(f"a supernet of {before}", sharing))
-        training = Training(parse.recipe_of(recipe, system, data, None, None, changes), sharing)
-        training.recipe.check(fresh=not chain)
-        chain.append(training)
+        changed = parse.recipe_of(recipe, system, data, None, None, changes)
+        changed.check(fresh=not chain)
+        if "pool" in words and not changed.pool_phases:
+            raise InputError(f"pool {pool}: the recipe draws from no pool; leave it out, or add sampling: pool")
+        chain.append(Training(changed, sharing, pool if changed.pool_phases else None))
         before = sharing
     return tuple(chain)
+
+
+def _pool_of(text: str) -> PoolRule:
+    match = re.fullmatch(r"(every|random) ([1-9]\d{0,5})", text, re.ASCII)
+    if match is None:
+        raise InputError(f"pool is 'every N' or 'random N', archs of the list that is scored, not {text!r}")
+    return PoolRule(every=int(match[2])) if match[1] == "every" else PoolRule(count=int(match[2]))
 
 
 def _share_of(text: str, whole: int) -> str:

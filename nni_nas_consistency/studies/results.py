@@ -1,9 +1,9 @@
 """The folder of a study: what each run found, in a file of its own, so that several processes can fill one folder.
 
-study.json                              all that decides the results
-results/<setting>/seed<seed>.json       what a run found: written last, never repeated
-trainings/<digest>/seed<seed>/          the runs of `train`, shared by settings that differ in scoring alone
-scores/<digest>/seed<seed>.json         the scores, shared by settings that differ in the metric alone
+`study.json` has all that decides the results. `results/SETTING/seedN.json` is what a run found: written last, never
+repeated. `trainings/DIGEST/seedN` are runs of `train`, shared by settings that differ in scoring alone;
+`scores/DIGEST/seedN.json` the scores, shared by settings that differ in the metric alone; `pools/RULE/seedN.json` what
+trainings draw from.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nni_nas_consistency.files.strict_json import (
 
 MEASURES = ("kendall", "pearson", "spearman")
 
-MADE_BY_STUDIES = ("results", "scores", "trainings", "study.json")
+MADE_BY_STUDIES = ("pools", "results", "scores", "trainings", "study.json")
 """What is written into the folder of a study, besides its reports."""
 
 

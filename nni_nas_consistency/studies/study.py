@@ -1,4 +1,4 @@
-"""A study as plain values: which settings are compared, against which baseline. Knows neither torch nor files."""
+"""A study as plain values: which settings are compared, against which baseline. Knows no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from nni_nas_consistency.archs.pool import every, some
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.files.arch_lists import Entry
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.supernet.sharing import Sharing
 from nni_nas_consistency.training.recipes import Recipe
@@ -34,16 +36,46 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class PoolRule:
+    """Which archs of the scored list are a pool.
+
+    Args:
+        every: The first arch, and every so many after it; None: at random.
+        count: So many at random, drawn by the seed of the run; None: at even distances.
+    """
+
+    every: int | None = None
+    count: int | None = None
+
+    def of(self, archs: Mapping[str, Entry], seed: int) -> dict[str, Entry]:
+        """Return the archs of the pool.
+
+        Args:
+            archs: The list.
+            seed: Of the run.
+
+        Raises:
+            InputError: The list is shorter than the pool.
+        """
+        return some(archs, self.count, seed) if self.count is not None else every(archs, self.every or 1)
+
+    def __str__(self) -> str:
+        return f"every {self.every}" if self.count is None else f"random {self.count}"
+
+
+@dataclass(frozen=True)
 class Training:
     """One training of a setting.
 
     Args:
         recipe: How to train.
         sharing: How archs share weights; None: as in the weights that it starts from, else by one kernel per layer.
+        pool: What phases with `sampling="pool"` draw from; None: as `Phase.pool_size` says.
     """
 
     recipe: Recipe
     sharing: Sharing | None = None
+    pool: PoolRule | None = None
 
 
 @dataclass(frozen=True)
