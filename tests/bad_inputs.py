@@ -1571,9 +1571,11 @@ ENSEMBLES = [
 ]
 
 from bad_inputs_ans import ANS_ROWS  # noqa: E402 - its rows are made of what is above
+from bad_inputs_study import STUDY_ROWS  # noqa: E402
 
 BAD_INPUTS = [
     *ANS_ROWS,
+    *STUDY_ROWS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,

@@ -14,7 +14,7 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.studies.settings_file import Described, Words, published_studies, read_settings
 from nni_nas_consistency.studies.study import PoolRule, Scoring, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser
-from nni_nas_consistency.systems import EMBEDDED_BENCHMARK, DataSet, System
+from nni_nas_consistency.systems import EMBEDDED_BENCHMARK, SYSTEMS, DataSet, System
 from nni_nas_consistency.training.recipes import RECIPES
 
 SMALL_SIDE = 8
@@ -84,6 +84,10 @@ def study_job(
         InputError: There is no such study, its file or one of its settings cannot be used, or an argument cannot.
     """
     described = read_settings(_file_of(word))
+    for name in described.spaces:
+        if name not in [each.space for each in SYSTEMS]:
+            known = ", ".join(each.space for each in SYSTEMS)
+            raise InputError(f"study {described.name}: there is no space {name!r}; allowed are {known}")
     if space is None:
         space = next(iter(described.spaces), EMBEDDED_BENCHMARK.space if data is None else None)
     system, data_set = parse.system_and_data(space, data)

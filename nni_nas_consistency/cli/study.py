@@ -20,6 +20,7 @@ from nni_nas_consistency.cli.options import (
 )
 from nni_nas_consistency.cli.parse import SpaceWord
 from nni_nas_consistency.cli.parse_study import study_job
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.doors import check_output_folder
 from nni_nas_consistency.files.provenance import provenance
 from nni_nas_consistency.studies.settings_file import published_studies
@@ -97,6 +98,8 @@ def study(
         device=device,
         provenance=provenance(command_line(context)),
     )
+    if show and not (job.out / "study.json").is_file():
+        raise InputError(f"{job.out}: holds no study; leave --show out, or name another --out")
     check_output_folder(job.out, REPORT_FILES)
     with saying_what_is_kept(lambda: _kept(job.out)):
         table = jobs.study_table(job) if show else jobs.study(job, progress=progress_bar, write=say)

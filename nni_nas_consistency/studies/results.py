@@ -122,7 +122,7 @@ def check_study_folder(folder: Path, settings: Mapping[str, Json]) -> None:
     with file_errors(path):
         before = dict(_flat({name: json_value(value, name) for name, value in read_object(path).items()}))
     now = dict(_flat(json.loads(json.dumps(settings))))
-    for name in [*now, *before]:
+    for name in [*before, *now]:
         if before.get(name) != now.get(name):
             raise InputError(
                 f"{folder}: holds a study with {name} {before.get(name)!r}, not {now.get(name)!r}; go on with the same "
