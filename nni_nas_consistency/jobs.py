@@ -1101,7 +1101,10 @@ def _cost_of(job: StudyJob, missing: Sequence[tuple[str, int]], runs: int) -> st
         for name, seed in missing:
             setting = job.study.setting(name)
             if name not in probes:
-                probes[name] = _probe(job, setting, Path(folder), times)
+                try:
+                    probes[name] = _probe(job, setting, Path(folder), times)
+                except Diverged:  # so it will in its runs, at once
+                    probes[name] = [0.0] * (len(setting.trainings) + 1)
             files = [training.out / "supernet.safetensors" for training in job.chain(setting, seed)]
             files.append(job.scores(setting, seed))
             left |= {path: seconds for path, seconds in zip(files, probes[name], strict=True) if not path.is_file()}

@@ -180,7 +180,12 @@ OWN_SETTINGS = [
         "rule: frozen-teacher",
     ),
     own("one arch by the sandwich rule", ("study own, b: n is 1; rule 'sandwich' needs",), "lr: 0.1", "n: 1"),
-    own("an unknown space", ("study own: there is no space 'moon'; allowed are resnet20,",), "all:", "spaces: {moon: {}}\nall:"),
+    own(
+        "an unknown space",
+        ("study own: there is no space 'moon'; allowed are resnet20,",),
+        "all:",
+        "spaces: {moon: {}}\nall:",
+    ),
     BadInput("settings: no text", OWN, ("own.yml: is empty; give baseline, settings",), written("own.yml", "")),
     BadInput("settings: a word", OWN, ("own.yml: the file is 'a'; expected NAME",), written("own.yml", "a")),
     BadInput("settings: no YAML", OWN, ("own.yml: is not YAML: ", "line 1"), written("own.yml", "a: [b")),
