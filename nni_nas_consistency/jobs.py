@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from nni_nas_consistency.archs.codecs import Codec, WidthCodec
 from nni_nas_consistency.errors import Diverged, FileError, InputError, MatchError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
+from nni_nas_consistency.files.atomic import write_bytes_atomically
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path, read_checkpoint_header
 from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
+from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
 from nni_nas_consistency.files.locks import locked
 from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
@@ -32,13 +36,17 @@ from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, 
 from nni_nas_consistency.files.score_files import (
     ScoreFile,
     beside,
+    journal_beside,
     read_scores,
     read_table,
     read_table_and_provenance,
     submission,
     write_scores,
 )
+from nni_nas_consistency.files.shrinkings import Round, read_shrinking
 from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
+from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
 from nni_nas_consistency.studies.results import (
     MEASURES,
     Result,
@@ -51,25 +59,38 @@ from nni_nas_consistency.studies.results import (
 from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
-from nni_nas_consistency.training.recipes import Optimization, Recipe
+from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.archs.cost import Cost
     from nni_nas_consistency.archs.pool import Pool
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
+    from nni_nas_consistency.images.augmentation import Augmentation
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
+    from nni_nas_consistency.scoring.scoring import Scoring
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.studies.table import Reference, Table
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
+Metric = Literal["loss", "acc"]
+BNWord = Literal["supernet", "train", "test", "batch"]
+
+PARETO_FILES = ("pareto.json", "pareto.png")
+COST_LABELS: Mapping[CostName, str] = {
+    "macs": "MACs for one image",
+    "params": "parameters",
+    "latency": "latency in ms",
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,8 @@ class TrainJob:
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         train_images: Use the first so many training images.
         val_images: Images that validation looks at.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
+            smallest of the space.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -120,6 +143,7 @@ class TrainJob:
     keep_epochs: bool = False
     train_images: int | None = None
     val_images: int = 1000
+    always: tuple[Arch, ...] = ()
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -133,7 +157,8 @@ class TrainJob:
         recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
-        return {**recipe, **phases, **how, **sharing}
+        always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always}
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -166,15 +191,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         if pool is not None:
             _check_is_kept(pool, job.out)
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     for phase in job.recipe.phases:
         phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
+    settings = job.settings() | job.data.settings() | images.identity()
+    settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
@@ -225,7 +251,7 @@ def _run_of(
 
 
 def _train_and_save(
-    job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+    job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
 ) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
@@ -236,7 +262,7 @@ def _train_and_save(
 
     supernet = train_supernet(
         space,
-        job.recipe.for_data(job.data.train),
+        job.recipe.for_data(job.system.augmentation(job.data)),
         images,
         val,
         seed=job.seed,
@@ -245,6 +271,7 @@ def _train_and_save(
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
         pools=pools,
+        always=job.always or None,
     )
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
@@ -379,7 +406,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {"data": self.data.name, "images": images}
+        settings: dict[str, Json] = {**self.data.settings(), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -404,7 +431,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
-        named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
+        named = read_image_list(job.images_file, job.data.name, job.data.counts and job.data.counts[1])
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -412,16 +439,17 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
 
     shard = Shard(*job.shard)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if named is None else test.at(named)
     test = test if job.images is None else test.first(job.images)
     calibration = None
     if job.bn == "train":
-        calibration = job.data.images(job.data_root, train=True, download=job.download).to(place)
+        calibration = job.data.images(job.data_root, train=True, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     scoring = image_scoring(
-        test.to(place),
+        test,
         job.data.test,
+        device=place,
         metric=job.metric,
         bn=job.bn,
         batch_size=job.batch_size,
@@ -618,14 +646,14 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
 
     generator = torch.Generator().manual_seed(job.seed)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     drawn = [archs[index] for index in torch.randperm(len(archs), generator=generator)[: job.archs_scored].tolist()]
     supernet = supernet.to(place)
     half = len(drawn) // 2
 
     def scores_on(images: Images, archs: list[Arch], advance: Progress) -> Tensor:
-        scoring = image_scoring(images.to(place), job.data.test, batch_size=job.batch_size)
+        scoring = image_scoring(images, job.data.test, device=place, batch_size=job.batch_size)
         return scores_of_images(supernet, archs, scoring, progress=advance)
 
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
@@ -692,7 +720,7 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
     names, values, accuracies = match(scores, reference, common=job.common)
     others = {str(path): _scores_of(path, job.system, reference, names) for path in job.against}
     archs = [reference[name].arch for name in names]
-    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
+    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs, _shape_of(job.system, settings))}
     consistency: dict[str, Any] = {}
     against = {}
     with progress(job.resamples * (len(columns) + len(others)), "resamples") as advance:
@@ -740,10 +768,19 @@ def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names
     return match(table, {name: reference[name] for name in names}, common=True)[1]
 
 
-def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
+def _baselines(system: System, archs: list[Arch], shape: tuple[int, int, int]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    costs = [system.cost(arch, system.data.shape) for arch in archs]
+    costs = list(map(costs_of(system, shape), archs))
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+
+
+def _shape_of(system: System, settings: Mapping[str, Json]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images that archs were scored on, by default those of the system."""
+    shape = settings.get("shape")
+    if not isinstance(shape, list) or len(shape) != 3:
+        return system.data.shape
+    sizes = [size if type(size) is int and size > 0 else 1 for size in shape]
+    return sizes[0], sizes[1], sizes[2]
 
 
 @dataclass(frozen=True)
@@ -761,6 +798,9 @@ class StandaloneJob:
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
+        loss: What is minimised; None: the system's.
+        augmentation: Of the training images; None: the system's.
+        precision: Precision of the convolutions; see `training.alone.train_alone`.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -775,11 +815,16 @@ class StandaloneJob:
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
+    loss: Loss | None = None
+    augmentation: Augmentation | None = None
+    precision: AlonePrecision = "32-true"
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> Path:
+def train_standalone(
+    job: StandaloneJob, *, progress: ShowProgress = silent, report: Callable[[list[float]], None] | None = None
+) -> Path:
     """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
 
     Raises:
@@ -793,21 +838,24 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
         archs,
         optimization=job.optimization,
         train=images.to(place),
-        test=test.to(place),
-        augmentation=job.data.train,
+        test=test,
+        augmentation=job.augmentation or job.system.augmentation(job.data),
+        loss=job.loss or job.system.loss,
+        precision=job.precision,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, "data": job.data.name},
+        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
+        report=report,
     )
 
 
@@ -870,6 +918,12 @@ class StudyJob:
     def entries(self) -> dict[str, Entry]:
         """Return the archs that are scored, with their reference accuracies."""
         return dict(list(read_released(self.reference, self.system.codec).items())[: self.limit])
+
+    @property
+    def training_images(self) -> int | None:
+        """How many images are trained on; None for a folder, which is not counted beforehand."""
+        counts = self.data.counts
+        return self.train_images or (None if counts is None else counts[0])
 
     def chain(self, setting: Setting, seed: int) -> list[TrainJob]:
         """Return the trainings of a run, each from the weights of the last; equal ones of two settings are one."""
@@ -999,7 +1053,8 @@ def _open_study(job: StudyJob) -> None:
         raise InputError(f"{job.reference}: the accuracies of {len(entries)} archs do not rank them; give another list")
     for setting in job.study.settings.values():
         for phase in (phase for training in setting.trainings for phase in training.recipe.phases):
-            phase.optimization.check_warm_up(job.train_images or job.data.counts[0])
+            if job.training_images is not None:
+                phase.optimization.check_warm_up(job.training_images)
         for rule in (training.pool for training in setting.trainings):
             if rule is not None:
                 rule.of(entries, 0)
@@ -1084,7 +1139,7 @@ def _reference_of(job: StudyJob) -> Reference:
     entries = job.entries
     accuracies = [float(entry.acc) for entry in entries.values()]
     baselines: dict[str, dict[str, float | None]] = {}
-    for name, costs in _baselines(job.system, [entry.arch for entry in entries.values()]).items():
+    for name, costs in _baselines(job.system, [entry.arch for entry in entries.values()], job.data.shape).items():
         found = rank_consistency(costs, accuracies, resamples=1)
         intervals = {measure: getattr(found, measure) for measure in MEASURES}
         baselines[name] = {measure: None if each is None else each.value for measure, each in intervals.items()}
@@ -1127,7 +1182,7 @@ def _probe(job: StudyJob, setting: Setting, folder: Path, times: dict[Path, floa
     """
     trainings = tuple(replace(each, recipe=each.recipe.for_a_moment()) for each in setting.trainings)
     batch = max(phase.optimization.batch_size for each in trainings for phase in each.recipe.phases)
-    most = job.train_images or job.data.counts[0]
+    most = job.training_images or len(job.data.training_images(job.data_root, download=job.download))
     images, archs = min(most, PROBED_STEPS * batch), len(job.entries)
     small = replace(job, out=folder, train_images=images, limit=min(archs, PROBED_ARCHS))
     tiny = replace(setting, trainings=trainings)
@@ -1178,21 +1233,27 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class SearchJob:
-    """Search a trained supernet by NNI's regularized evolution.
+class ShrinkJob:
+    """Shrink the space of a trained supernet: drop the worst candidate of every choice; see `search.shrinking`.
 
     Args:
-        system: The competition or benchmark.
+        system: The competition or benchmark, without what earlier rounds dropped.
         data: The data set.
         checkpoint: The supernet.
-        out: Score file for all archs that are scored.
-        trials: Archs to score.
-        population: Archs that live at a time.
-        overwrite: Whether a search of other settings at `out` is deleted first.
+        out: The record of all rounds, to write.
+        earlier: The record of earlier rounds; None: this is the first.
+        archs_per_candidate: Archs that every candidate is scored by.
+        keep: A choice with as few candidates is not shrunk.
+        max_macs: Most MACs for one image of an arch that counts.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
         images: Score on the first so many test images.
+        overwrite: Whether a shrinking of other settings at `out` is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
-        seed: Of the evolution.
+        seed: Of the archs.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -1201,8 +1262,134 @@ class SearchJob:
     data: DataSet
     checkpoint: Path
     out: Path
+    earlier: Path | None = None
+    archs_per_candidate: int = 32
+    keep: int = 2
+    max_macs: int | None = None
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
+    images: int | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def shrink(job: ShrinkJob, *, progress: ShowProgress = silent) -> Round:
+    """Shrink the space of a trained supernet, write the record, and return the round.
+
+    Raises:
+        InputError: The checkpoint, the data or a record cannot be used, or nothing is left to drop.
+        KeyboardInterrupt: It was interrupted; what is scored is kept.
+    """
+    check_output(job.out, [checkpoint_path(job.checkpoint), *([job.earlier] if job.earlier else [])])
+    job.data.check_root(job.data_root, download=job.download)
+    earlier = () if job.earlier is None else read_shrinking(job.earlier, job.system.domain)
+    system = job.system.without([dropped for each in earlier for dropped in each.dropped.items()])
+    constraints = _counted_bounds(system, job.data.shape, max_macs=job.max_macs)
+    for constraint in constraints:
+        constraint.check()
+
+    with _importing():
+        from nni_nas_consistency.search.shrinking import shrink as shrink_space
+
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if job.images is None else test.first(job.images)
+    supernet, about = load_trained(system, job.checkpoint, test.shape)
+    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, "data": job.data.name}
+    provenance |= dropped_of(system) | ({} if job.max_macs is None else {"max_macs": job.max_macs})
+    return shrink_space(
+        supernet.to(place),
+        _scoring_of(job, test, place),
+        job.system.domain,
+        out=job.out,
+        earlier=earlier,
+        archs_per_candidate=job.archs_per_candidate,
+        keep=job.keep,
+        seed=job.seed,
+        provenance=provenance | {"made_by": dict(job.provenance)},
+        allows=lambda arch: all(constraint.allows(arch) for constraint in constraints),
+        overwrite=job.overwrite,
+        progress=progress,
+    )
+
+
+def dropped_of(system: System) -> dict[str, Json]:
+    """Return what the space of a system was shrunk by, as it stands in settings; nothing for a whole space."""
+    return {"dropped": [f"{label} {choice}" for label, choice in system.dropped]} if system.dropped else {}
+
+
+def _scoring_of(job: ShrinkJob | SearchJob, test: Images, place: str) -> Scoring:
+    """Return how a job scores archs on test images."""
+    from nni_nas_consistency.scoring.images import image_scoring
+
+    calibration = None
+    if job.bn == "train":
+        calibration = job.data.images(job.data_root, train=True, download=job.download)
+        count = job.calibration_images
+        calibration = (calibration if count is None else calibration.first(count)).to(place)
+    return image_scoring(
+        test.to(place), job.data.test, metric=job.metric, bn=job.bn, batch_size=job.batch_size, train=calibration
+    )
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Search a trained supernet by one of NNI's strategies.
+
+    Costs are those of an arch that is trained alone, as `rank` counts them.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        out: Score file for all archs that are scored.
+        strategy: `evolution`: regularized evolution; `random`: every arch is drawn anew.
+        trials: Archs to score.
+        population: Archs that live at a time, in an evolution.
+        max_macs: Most MACs for one image that an arch may have.
+        max_params: Most parameters.
+        max_latency_ms: Longest time that a batch may take, in milliseconds.
+        latency_batch: Images per batch whose latency is measured.
+        latency_file: Where latencies are kept, and looked up; None: beside `out`.
+        pareto: Folder for the Pareto set of score against cost, as JSON and figure; None: it is not written.
+        pareto_cost: The cost that counts there.
+        overwrite: Whether a search of other settings at `out` is deleted first.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
+        images: Score on the first so many test images.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of the draws.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    out: Path
+    strategy: Literal["evolution", "random"] = "evolution"
     trials: int = 200
     population: int = 50
+    max_macs: int | None = None
+    max_params: int | None = None
+    max_latency_ms: float | None = None
+    latency_batch: int = 1
+    latency_file: Path | None = None
+    pareto: Path | None = None
+    pareto_cost: CostName = "macs"
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
     overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
@@ -1211,38 +1398,366 @@ class SearchJob:
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def latencies(self) -> Path:
+        """The file of measured latencies."""
+        return self.latency_file or self.out.with_name(f"{self.out.stem}.latencies.jsonl")
 
-def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
-    """Search a trained supernet, write the archs that were scored, and return the best one.
+    @property
+    def measures_latency(self) -> bool:
+        """Whether latencies are measured."""
+        return self.max_latency_ms is not None or (self.pareto is not None and self.pareto_cost == "latency")
+
+    def settings(self) -> dict[str, Json]:
+        """Return the bounds, as they are written into score files."""
+        bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
+        return {name: bound for name, bound in bounds.items() if bound is not None} | dropped_of(self.system)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The result of a search.
+
+    Args:
+        best: The arch with the best score.
+        archs: How many archs were scored.
+        pareto: The Pareto set of score against cost, the cheapest arch first; empty unless it was asked for.
+        files: The files that were written.
+    """
+
+    best: Arch
+    archs: int
+    pareto: list[Candidate]
+    files: list[Path]
+
+
+def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
+    """Search a trained supernet, and write the archs that were scored and their Pareto set.
 
     Raises:
-        InputError: The checkpoint, the data or the score file cannot be used.
+        InputError: The checkpoint, the data or a file cannot be used, or no arch is within a bound.
         KeyboardInterrupt: The search was interrupted.
     """
     check_output(job.out, [checkpoint_path(job.checkpoint)])
+    if job.pareto is not None:
+        check_output_folder(job.pareto, PARETO_FILES)
+    _check_latencies(job)
     job.data.check_root(job.data_root, download=job.download)
+    counted = _counted_bounds(job.system, job.data.shape, max_macs=job.max_macs, max_params=job.max_params)
+    for constraint in counted:
+        constraint.check()
 
     with _importing():
-        from nni_nas_consistency.scoring.images import image_scoring
-        from nni_nas_consistency.search.evolution import evolve
+        from nni_nas_consistency.search.evolution import Evolution, RandomSearch, best_of
+        from nni_nas_consistency.search.evolution import search as search_supernet
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    latency = _latency_of(job, place)
+    bounds = _bounds(job, counted, latency)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
+    provenance |= job.settings()
+    if job.max_latency_ms is not None:
+        provenance["latency"] = asdict(_latency_setup(job, place))
     with progress(job.trials, "archs") as advance:
-        return evolve(
+        scores = search_supernet(
             supernet.to(place),
-            image_scoring(test.to(place), job.data.test),
+            _scoring_of(job, test, place),
+            Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
-            population=job.population,
             seed=job.seed,
             provenance=provenance | {"made_by": dict(job.provenance)},
+            bounds=bounds,
             overwrite=job.overwrite,
             progress=advance,
         )
+    best = best_of(scores)
+    if job.pareto is None:
+        return Searched(best, len(scores), [], [job.out])
+    chosen, files = _write_pareto(job, job.pareto, scores, latency, provenance)
+    return Searched(best, len(scores), chosen, [job.out, *files])
+
+
+def costs_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], Cost]:
+    """Return what counts parameters and MACs of an arch that is trained alone on images of this shape.
+
+    By the system's formula or, where it has none, on the network, which takes torch and NNI.
+    """
+    formula = system.cost
+    if formula is not None:
+        return cache(lambda arch: formula(arch, shape))
+
+    with _importing():
+        from nni_nas_consistency.search.costs import frozen_network, network_cost
+
+    space = system.make_space(shape, standalone=True)
+    return cache(lambda arch: network_cost(frozen_network(space, arch), shape))
+
+
+def _counted_bounds(
+    system: System, shape: tuple[int, int, int], *, max_macs: int | None = None, max_params: int | None = None
+) -> list[Constraint]:
+    """Return the bounds on what can be counted."""
+    if max_macs is None and max_params is None:
+        return []
+    cost, domain = costs_of(system, shape), system.domain
+    bounds = []
+
+    def macs(arch: Arch) -> float:
+        return cost(arch).macs
+
+    def params(arch: Arch) -> float:
+        return cost(arch).params
+
+    if max_macs is not None:
+        bounds.append(Constraint("macs", max_macs, macs, smallest_arch(domain, macs)))
+    if max_params is not None:
+        bounds.append(Constraint("params", max_params, params, smallest_arch(domain, params)))
+    return bounds
+
+
+def _check_latencies(job: SearchJob) -> None:
+    """See that latencies can be kept, and that those are there by which a search that goes on was decided."""
+    if not job.measures_latency:
+        return
+    check_latency_file(job.latencies)
+    begun = job.max_latency_ms is not None and journal_beside(job.out).exists() and not job.overwrite
+    if begun and not job.latencies.exists():
+        raise FileError(
+            f"{job.latencies}: is missing, though the search at {job.out} was begun with it; copy it there, or "
+            "--overwrite the search"
+        )
+
+
+def _latency_setup(job: SearchJob, device: str) -> LatencySetup:
+    from nni_nas_consistency.search.costs import latency_setup
+
+    classes, channels, side = job.data.shape
+    network = f"{job.system.space}, {classes} classes, {channels}x{side}x{side}"
+    return latency_setup(network, batch_size=job.latency_batch, device=device)
+
+
+def _latency_of(job: SearchJob, device: str) -> Callable[[Arch], float] | None:
+    """Return what measures the latency of an arch, or looks it up; None where it does not count."""
+    if not job.measures_latency:
+        return None
+    from nni_nas_consistency.search.costs import cached_latency, frozen_network, measured_latency
+
+    shape = job.data.shape
+    space = job.system.make_space(shape, standalone=True)
+
+    def measure(arch: Arch) -> float:
+        return measured_latency(frozen_network(space, arch), shape, batch_size=job.latency_batch, device=device)
+
+    return cached_latency(job.latencies, _latency_setup(job, device), measure, job.system.codec.canonical)
+
+
+def _bounds(job: SearchJob, counted: list[Constraint], latency: Callable[[Arch], float] | None) -> Bounds | None:
+    """Return all bounds, of which the latency comes last, since it takes a measurement.
+
+    Raises:
+        InputError: No arch is known within them.
+    """
+    constraints = list(counted)
+    if job.max_latency_ms is not None and latency is not None:
+        cost = costs_of(job.system, job.data.shape)
+        smallest = smallest_arch(job.system.domain, lambda arch: cost(arch).macs)
+        constraints.append(Constraint("latency", job.max_latency_ms, latency, smallest))
+    if not constraints:
+        return None
+    bounds = Bounds(job.system.domain, tuple(constraints))
+    bounds.check()
+    return bounds
+
+
+def _write_pareto(
+    job: SearchJob,
+    folder: Path,
+    scores: Mapping[str, tuple[Arch, float]],
+    latency: Callable[[Arch], float] | None,
+    provenance: Mapping[str, Json],
+) -> tuple[list[Candidate], list[Path]]:
+    """Write the Pareto set of a search; return it, and the files."""
+    from nni_nas_consistency.ranking.plots import pareto_plot, png
+
+    cost, label = costs_of(job.system, job.data.shape), COST_LABELS[job.pareto_cost]
+    candidates = []
+    for name, (arch, score) in scores.items():
+        costs: dict[CostName, float] = {"macs": cost(arch).macs, "params": cost(arch).params}
+        if latency is not None:
+            costs["latency"] = latency(arch)
+        candidates.append(Candidate(name, arch, score, costs))
+    chosen = pareto_set(candidates, job.pareto_cost)
+    figure = pareto_plot(
+        [each.costs[job.pareto_cost] for each in candidates],
+        [each.score for each in candidates],
+        [candidates.index(each) for each in chosen],
+        title=f"{job.out.name}: score against {label}",
+        cost_label=label,
+    )
+    made_by: dict[str, Json] = {"made_by": dict(job.provenance), "seed": job.seed, "trials": job.trials}
+    if latency is not None:
+        made_by["latency"] = asdict(_latency_setup(job, device_of(job.device)))
+    make_folder(folder)
+    files = [folder / name for name in PARETO_FILES]
+    write_pareto(files[0], chosen, job.pareto_cost, {**provenance, **made_by})
+    write_bytes_atomically(files[1], png(figure))
+    return chosen, files
+
+
+@dataclass(frozen=True)
+class ExtractJob:
+    """Take a subnet out of a supernet, for programs that have torch alone.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        arch: The subnet.
+        out: The safetensors file. The Python file that loads it lies beside it.
+        bn: Batch-norm statistics that the subnet carries: re-estimated on `train` or `test` images, or the `supernet`'s
+            running ones.
+        images: Re-estimate on the first so many images; None: on all.
+        batch_size: Images per batch.
+        onnx: ONNX file to write too.
+        overwrite: Whether files that are there are replaced.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    arch: Arch
+    out: Path
+    bn: Literal["train", "test", "supernet"] = "train"
+    images: int | None = None
+    batch_size: int = 512
+    onnx: Path | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def module(self) -> Path:
+        """The Python file that loads the weights: of the same name, as far as a module can have it."""
+        name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in self.out.stem)
+        return self.out.with_name(f"{name if name.isidentifier() else f'_{name}'}.py")
+
+    def check(self) -> None:
+        """See that the files can be written, and that what writes ONNX is installed.
+
+        Raises:
+            InputError: An output is there already or cannot be written; the module would hide one of Python's; the arch
+                is none of the space; or the packages for ONNX are missing.
+        """
+        outputs = [self.out, self.module, *([] if self.onnx is None else [self.onnx])]
+        for path in outputs:
+            check_output(path, [checkpoint_path(self.checkpoint)])
+            if path.exists() and not self.overwrite:
+                raise FileError(f"{path}: is there already; choose another name, or --overwrite it")
+        if len(set(outputs)) < len(outputs):
+            raise FileError(f"{self.onnx}: would be written twice; choose another --onnx")
+        if self.module.stem in {*sys.stdlib_module_names, "torch", "safetensors", "numpy"}:
+            raise FileError(f"{self.module}: would hide the module {self.module.stem} of Python; choose another --out")
+        if self.onnx is not None and not all(map(find_spec, ("onnx", "onnxruntime"))):
+            raise InputError("--onnx needs onnx and onnxruntime; pip install 'nni-nas-consistency[onnx]'")
+        self.system.domain.check(self.arch, "--arch")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A subnet that was taken out.
+
+    Args:
+        files: The files that were written.
+        card: What its model card says.
+        onnx_difference: The largest difference of a logit between onnxruntime and torch; None without ONNX.
+    """
+
+    files: list[Path]
+    card: Mapping[str, Json]
+    onnx_difference: float | None
+
+
+def extract(job: ExtractJob, *, progress: ShowProgress = silent) -> Extracted:
+    """Take a subnet out of a supernet, and write it.
+
+    Args:
+        job: What to take out.
+        progress: Shows the progress, counted in batches.
+
+    Raises:
+        InputError: The checkpoint, the data or an output cannot be used, or the subnet cannot be written.
+        RuntimeError: ONNX gives other logits.
+    """
+    job.check()
+    if job.bn != "supernet":
+        job.data.check_root(job.data_root, download=job.download)
+
+    with _importing():
+        from nni_nas_consistency.search.costs import network_cost, nni_sample
+        from nni_nas_consistency.supernet.checkpoint import space_identity, weights_sha256
+        from nni_nas_consistency.supernet.take_away import with_statistics, write_onnx, write_subnet
+
+    shape = job.data.shape
+    supernet, about = load_trained(job.system, job.checkpoint, shape)
+    network: Any = supernet.freeze(nni_sample(supernet, job.arch)).eval()
+    described = "running statistics of the supernet, which all of its subnets moved"
+    accuracy: dict[str, Json] = {}
+    if job.bn != "supernet":
+        images = job.data.images(job.data_root, train=job.bn == "train", download=job.download)
+        images = images if job.images is None else images.first(job.images)
+        network = with_statistics(network, _normalised(job, images, progress))
+        which = "training" if job.bn == "train" else "test"
+        described = f"re-estimated on {len(images)} {which} images in batches of {job.batch_size}"
+        accuracy = {"accuracy": _accuracy(job, network)}
+    cost = network_cost(network, shape)
+    card: dict[str, Json] = {
+        "space": job.system.space,
+        "arch": job.arch.code,
+        "params": cost.params,
+        "macs": cost.macs,
+        "data": job.data.name,
+        "images": f"{shape[1]}x{shape[2]}x{shape[2]}, (pixels / 255 - {job.data.test.mean}) / {job.data.test.std}",
+        "classes": shape[0],
+        "batch_norm_statistics": described,
+        **accuracy,
+        "weights": "inherited from a supernet, not trained alone",
+        "supernet": {"sha256": weights_sha256(supernet), **space_identity(supernet), "made_by": about},
+        "made_by": dict(job.provenance),
+    }
+    normalisation = (job.data.test.mean, job.data.test.std)
+    difference = None if job.onnx is None else write_onnx(job.onnx, network, shape, card)
+    write_subnet(job.out, job.module, network, shape, normalisation=normalisation, card=card)
+    files = [job.out, job.module, *([] if job.onnx is None else [job.onnx])]
+    return Extracted(files, card, difference)
+
+
+def _normalised(job: ExtractJob, images: Images, progress: ShowProgress) -> Iterator[Tensor]:
+    """Yield the images that statistics are estimated from, in batches."""
+    from nni_nas_consistency.images.loader import EvaluationLoader
+
+    loader = EvaluationLoader(images, job.data.test, job.batch_size)
+    with progress(len(loader), "batches") as advance:
+        for batch, _ in loader:
+            yield batch
+            advance(1)
+
+
+def _accuracy(job: ExtractJob, network: Any) -> str:
+    """Return the accuracy on the test images, in words."""
+    from nni_nas_consistency.scoring.images import image_scoring
+    from nni_nas_consistency.scoring.plain import score_network
+
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    scoring = image_scoring(test, job.data.test, metric="acc", bn="supernet", batch_size=job.batch_size)
+    return f"{score_network(network, scoring).acc:.4f} on the {len(test)} test images"
 
 
 def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:

@@ -12,6 +12,7 @@ import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bad_inputs_search import rows as search_rows
 from damages import (
     Damage,
     Malice,
@@ -158,7 +159,7 @@ WORDS += [
 ]
 
 SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
-DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
+DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet', 'folder'",)
 RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'ans-digits', 'cvpr2022'",)
 PRECISIONS = ("'32-true', 'bf16-mixed', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
@@ -316,7 +317,7 @@ CHANGES = [
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
     ("rule=sandwiches", "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
-    ("sampling=greedy", "strict-fair, fair, uniform, params, largest or pool, not 'greedy'"),
+    ("sampling=greedy", "strict-fair, fair, uniform, params, largest, pool or macs-bins, not 'greedy'"),
     ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),
     ("sandwich_ramp=3", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
     ("rank_weight=2", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
@@ -334,8 +335,8 @@ CHANGES = [
     ("sandwich_ramp=x", "epochs, 0 for full strength at once, or none, not 'x'"),
     ("rank_weight=-1", "a number of at least 0, not '-1'"),
     ("rank_ramp=-1", "a whole number of epochs from 0 to"),
-    ("init=xavier", "kaiming-fan-out or torch, not 'xavier'"),
-    ("init=", "kaiming-fan-out or torch, not ''"),
+    ("init=xavier", "kaiming-fan-out, torch or channels-in, not 'xavier'"),
+    ("init=", "kaiming-fan-out, torch or channels-in, not ''"),
 ]
 
 WORDS += [BadInput(f"--set {change[:30]!r}", f"{TRAIN} --set '{change}'", (said,)) for change, said in CHANGES]
@@ -395,8 +396,7 @@ COMBINATIONS = [
     BadInput(
         "training on a folder of images",
         "train --space resnet48 --data-root . --out new",
-        ("folders of images cannot be read yet", "give --data cifar100"),
-        torch=True,
+        (".: has neither train nor val; a folder of images has train/CLASS/FILE and val/CLASS/FILE",),
     ),
     BadInput(
         "a teacher that is not trained",
@@ -1570,10 +1570,12 @@ ENSEMBLES = [
     ),
 ]
 
-from bad_inputs_ans import ANS_ROWS  # noqa: E402 - its rows are made of what is above
+from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
+from bad_inputs_folders import FOLDERS  # noqa: E402
 from bad_inputs_study import STUDY_ROWS  # noqa: E402
 
 BAD_INPUTS = [
+    *FOLDERS,
     *ANS_ROWS,
     *STUDY_ROWS,
     *WORDS,
@@ -1588,4 +1590,5 @@ BAD_INPUTS = [
     *ROOTS,
     *FAILING,
     *ENSEMBLES,
+    *search_rows(BadInput),
 ]

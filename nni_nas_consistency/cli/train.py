@@ -11,6 +11,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_of_training, progress_bar, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -18,7 +19,13 @@ from nni_nas_consistency.cli.options import (
     OutFolder,
     RootOption,
     SeedOption,
+    ShrunkOption,
+    SideOption,
+    SmallestCropOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
@@ -33,6 +40,12 @@ def train(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    side: SideOption = None,
+    smallest_crop: SmallestCropOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFolder = Path("runs/train"),
     epochs: EpochsOption = None,
     n: Annotated[
@@ -118,19 +131,38 @@ def train(
             min=1, help="Validate on the first N test images, at most as many as there are; by default on 1,000."
         ),
     ] = None,
+    shrunk: ShrunkOption = None,
+    always: Annotated[
+        Path | None,
+        typer.Option(
+            help="Arch list: with rule=sandwich, the archs that run at every step, the teacher first; by default the "
+            "largest and the smallest of the space."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
+    folder = parse.FolderWords(
+        data_root,
+        side=side,
+        smallest_crop=smallest_crop,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
     weights = parse.weights_of(weights, from_phase)
     pool_of_all, phase_pools = parse.pools_of(pool or [])
-    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe)
+    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
+    chosen = parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase)
+    system = parse.shrunk(system, shrunk)
     job = jobs.TrainJob(
         system,
         data_set,
-        parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase),
+        chosen,
         out,
         data_root=data_root,
         download=download,
@@ -147,6 +179,7 @@ def train(
         keep_epochs=keep_epochs,
         train_images=train_images,
         val_images=1000 if val_images is None else val_images,
+        always=parse.always_of(system, always, chosen),
         device=device,
         provenance=provenance(command_line(context)),
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, Resumed, check_checkpoint
 from nni_nas_consistency.training.recipes import Optimization
@@ -66,7 +66,11 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         """Return SGD and its schedule."""
         plan = self.optimization
         optimizer = torch.optim.SGD(
-            self.parameters(), lr=plan.peak_lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+            self.parameters(),
+            lr=plan.peak_lr,
+            momentum=plan.momentum,
+            weight_decay=plan.weight_decay,
+            nesterov=plan.nesterov,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: plan.lr_factor(step, self.steps_per_epoch)
@@ -231,7 +235,7 @@ class KeptEpochs(Callback):
 
 def training_evaluator(
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     augmentation: Augmentation,
     val: Images,
     *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar, cast
@@ -17,11 +17,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.archs.pool import Pool
 from nni_nas_consistency.errors import Diverged, InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.loader import TrainingImages
 from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
@@ -29,6 +31,7 @@ from nni_nas_consistency.spaces.reorder import reorder_inner_channels
 from nni_nas_consistency.strategies.oneshot import FrozenTeacher, SandwichStrategy, Stacking, check_sharing
 from nni_nas_consistency.strategies.sampling import (
     FairSampler,
+    MacsBinsSampler,
     ParamsSampler,
     PoolSampler,
     Sampler,
@@ -55,7 +58,7 @@ WORSE_THAN_GUESSING = 3.0
 def train_supernet(
     space: AnySpace,
     recipe: Recipe,
-    train: Images,
+    train: TrainingImages,
     val: Images,
     *,
     seed: int,
@@ -64,6 +67,7 @@ def train_supernet(
     params: Callable[[Arch], int] | None = None,
     sharing: Sharing | None = None,
     pools: Mapping[int, Pool] | None = None,
+    always: Sequence[Arch] | None = None,
 ) -> AnySpace:
     """Train a space as a supernet by a recipe, through `RetiariiExperiment`, and return the supernet.
 
@@ -79,6 +83,8 @@ def train_supernet(
         params: The parameters of an arch that is trained alone, for recipes that draw archs by them.
         sharing: How archs share weights; None: as in the supernet that is given, else one kernel per layer.
         pools: Phase → pool, for phases that draw from one; others draw theirs as `Phase.pool_size` says.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; None: the largest and the
+            smallest of the space.
 
     Raises:
         NonFiniteLoss: The training diverged.
@@ -104,12 +110,15 @@ def train_supernet(
         generator, pool = torch.Generator().manual_seed(seed), None
         if phase.sampling == "pool":
             pool = (pools or {}).get(index) or _drawn_pool(phase, domain_of(space), seed)
-        sampler = sampler_of(phase, domain_of(space), generator, params, pool)
+        sampler = sampler_of(phase, domain_of(space), generator, params, pool, macs_of(space))
         teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
         if phase.start == "reordered":
             reorder_inner_channels(space)
+        fixed = always if phase.rule == "sandwich" else None
         with _stem_norm(space, recipe.stem_norm):
-            _train_phase(space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
+            _train_phase(
+                space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking, always=fixed
+            )
         if index < len(recipe.phases) - 1:
             _keep_end(of_phase, space)
     return space
@@ -169,6 +178,9 @@ def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> 
     """
     if init == "torch":
         return
+    if init == "channels-in":
+        _initialise_by_channels(cast("nn.Module", supernet), generator)
+        return
     for module in cast("nn.Module", supernet).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
@@ -176,17 +188,31 @@ def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> 
                 module.bias.zero_()
 
 
+def _initialise_by_channels(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights as SPOS-CIFAR does; see `Recipe`."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.normal_(0, 1 / module.in_channels, generator=generator)
+        elif isinstance(module, nn.Linear):
+            module.weight.normal_(0, 0.01, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d) and module.bias is not None:
+            module.bias.fill_(1e-4)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            module.bias.zero_()
+
+
 def _train_phase(
     space: ModelSpace,
     phase: Phase,
     teacher: FrozenTeacher | None,
     sampler: Sampler,
-    train: Images,
+    train: TrainingImages,
     val: Images,
     *,
     seed: int,
     run: TrainingRun,
     stacking: Stacking,
+    always: Sequence[Arch] | None,
 ) -> None:
     if phase.augmentation is None:
         raise InputError("the recipe leaves the augmentation to the data set; give it with Recipe.for_data")
@@ -197,6 +223,7 @@ def _train_phase(
         phase.n,
         rule=phase.rule,
         teacher=teacher,
+        always=always,
         sampler=sampler,
         distill_from=phase.distill_from,
         grad_clip=phase.grad_clip,
@@ -226,12 +253,20 @@ def _check_learnt(trainer: Trainer, guessing: float) -> None:
         )
 
 
+def macs_of(space: ModelSpace) -> Callable[[Arch], int] | None:
+    """Return what counts the MACs of an arch of a space, or None if its links do not know them."""
+    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
+        return None
+    return lambda arch: space.complexity(arch).macs
+
+
 def sampler_of(
     phase: Phase,
     domain: Domain,
     generator: torch.Generator,
     params: Callable[[Arch], int] | None = None,
     pool: Pool | None = None,
+    macs: Callable[[Arch], int] | None = None,
 ) -> Sampler:
     """Return the sampler that a phase names.
 
@@ -241,10 +276,12 @@ def sampler_of(
         generator: Where the randomness comes from.
         params: The parameters of an arch that is trained alone, for `sampling="params"`.
         pool: The archs of `sampling="pool"`.
+        macs: The MACs of an arch, for `sampling="macs-bins"`.
 
     Raises:
-        InputError: The phase draws from a pool and there is none; archs shall be drawn by their parameters, which
-            nobody counts or no largest arch bounds; or strict fairness is asked of a space with constraints.
+        InputError: The phase draws from a pool and there is none; archs shall be drawn by their parameters or MACs,
+            which nobody counts, no largest arch bounds, or of which no bin has any; or strict fairness is asked of a
+            space with constraints.
     """
     if phase.sampling == "strict-fair":
         return strict_fair_sampler(domain, generator)
@@ -260,6 +297,11 @@ def sampler_of(
         if pool is None:
             raise InputError("archs shall be drawn from a pool: give it")
         return PoolSampler(pool.archs, generator, weights=pool.weights)
+    if phase.sampling == "macs-bins":
+        if macs is None or phase.macs_bins is None:
+            raise InputError(f"{domain.codec.space} does not know the MACs of its archs; name another sampling")
+        low, high, count = phase.macs_bins
+        return MacsBinsSampler(domain, generator, macs=macs, low=low, high=high, bins=count)
     if params is None:
         raise InputError("archs shall be drawn by their parameters: give train_supernet params, which counts them")
     return ParamsSampler(domain, generator, params=params)
