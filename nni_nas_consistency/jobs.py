@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +26,7 @@ from nni_nas_consistency.files.checkpoint_header import checkpoint_path
 from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
+from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
 from nni_nas_consistency.files.score_files import (
@@ -36,30 +39,37 @@ from nni_nas_consistency.files.score_files import (
     submission,
     write_scores,
 )
+from nni_nas_consistency.files.shrinkings import Round, read_shrinking
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
 from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
-from nni_nas_consistency.training.recipes import Optimization, Recipe
+from nni_nas_consistency.training.processes import rank_of
+from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.archs.cost import Cost
+    from nni_nas_consistency.archs.pool import Pool
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
+    from nni_nas_consistency.images.augmentation import Augmentation
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
+    from nni_nas_consistency.scoring.scoring import Scoring
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
+Metric = Literal["loss", "acc"]
+BNWord = Literal["supernet", "train", "test", "batch"]
 
 PARETO_FILES = ("pareto.json", "pareto.png")
 COST_LABELS: Mapping[CostName, str] = {
@@ -84,6 +94,8 @@ class TrainJob:
         weights: Supernet to start from, instead of fresh weights.
         sharing: How archs share weights; None: as in `weights`, else by one kernel per layer. Where it is finer than in
             `weights`, kernels start as slices of those.
+        pool: Arch list that the phases with `sampling="pool"` draw from; None: as `Phase.pool_size` says.
+        phase_pools: Phase → arch list, for phases with a pool of their own.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
@@ -92,7 +104,11 @@ class TrainJob:
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         train_images: Use the first so many training images.
         val_images: Images that validation looks at.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
+            smallest of the space.
         device: `cpu`, `cuda` or `auto`.
+        devices: Processes that share each batch, on this machine; each is this program started once more, so that a
+            script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -105,6 +121,8 @@ class TrainJob:
     seed: int = 0
     weights: Path | None = None
     sharing: Sharing | None = None
+    pool: Path | None = None
+    phase_pools: Mapping[int, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
@@ -113,19 +131,35 @@ class TrainJob:
     keep_epochs: bool = False
     train_images: int | None = None
     val_images: int = 1000
+    always: tuple[Arch, ...] = ()
     device: str = "auto"
+    devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
-        """Return what decides the weights and the metrics, besides the images and the weights to start from."""
+        """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""
         phases: dict[str, Json] = {}
         for index, phase in enumerate(self.recipe.phases):
-            prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
+            prefix = self.recipe.prefix_of(index)
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
+        recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
-        return {**recipe, **phases, **how, **sharing}
+        always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
+        devices: dict[str, Json] = {} if self.devices == 1 else {"devices": self.devices}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always, **devices}
+
+    def check_devices(self) -> None:
+        """See that every process has an image of every batch.
+
+        Raises:
+            InputError: There are more processes than images in a batch, or than images to validate on.
+        """
+        counts = [phase.optimization.batch_size for phase in self.recipe.phases]
+        for name, count in [*(("batch_size", count) for count in counts), ("val_images", self.val_images)]:
+            if count < self.devices:
+                raise InputError(f"--devices {self.devices}: {name} is {count}; every device needs at least one image")
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -137,23 +171,31 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         write: Writes a line of text: one an epoch, with what it reached and the time left.
 
     Raises:
-        InputError: The data, the weights or the folder cannot be used.
+        InputError: The data, the weights, a pool or the folder cannot be used.
         NonFiniteLoss: The training diverged.
         RuntimeError: The training ended at a loss far above that of guessing.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
     job.recipe.check(fresh=job.weights is None)
+    job.check_devices()
+    rank = rank_of(job.devices)
+    progress = silent if rank else progress
     job.data.check_root(job.data_root, download=job.download)
-    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if rank == 0:
+        check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
+    pools = _pools_of(job)
 
     with _importing():
         import torch
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
-    place = device_of(job.device)
+    for pool in (job.pool, *job.phase_pools.values()):
+        if pool is not None:
+            _check_is_kept(pool, job.out)
+    place = device_of(job.device, job.devices, rank)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
@@ -167,7 +209,12 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
+    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
     path = job.out / "supernet.safetensors"
+    if rank:  # the first process holds the folder, and writes
+        run = _run_of(job, settings, about, progress=progress, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run)
+        return path
     with open_run(
         job.out,
         settings,
@@ -183,7 +230,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         for name in ("checkpoints", "metrics"):
             check_output_folder(job.out / name)
         run = _run_of(job, settings, about, progress=progress, write=write)
-        _train_and_save(job, space, images.to(place), val.to(place), run)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
     return path
 
 
@@ -205,6 +252,7 @@ def _run_of(
         progress=progress,
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        devices=job.devices,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},
@@ -212,7 +260,9 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun) -> None:
+def _train_and_save(
+    job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -222,7 +272,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: TrainingImages, va
 
     supernet = train_supernet(
         space,
-        job.recipe.for_data(job.data.train),
+        job.recipe.for_data(job.system.augmentation(job.data)),
         images,
         val,
         seed=job.seed,
@@ -230,7 +280,11 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: TrainingImages, va
         stacking=job.stacking,
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
+        pools=pools,
+        always=job.always or None,
     )
+    if rank_of(job.devices):
+        return
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
@@ -239,6 +293,36 @@ def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], i
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
     space = system.make_space(shape, standalone=True)
     return lambda arch: space.complexity(arch).params
+
+
+def _pools_of(job: TrainJob) -> dict[int, Pool]:
+    """Return the pools that are given, by phase; from their files, without torch.
+
+    Raises:
+        InputError: A file cannot be used, a phase that has none given would not draw from it, or one that must have one
+            has none.
+    """
+    drawing = job.recipe.pool_phases
+    shown = ", ".join(map(str, drawing)) or "none"
+    for index in job.phase_pools:
+        if index not in drawing:
+            raise InputError(
+                f"--pool phase{index}={job.phase_pools[index]}: phase {index} draws from no pool, but these do: {shown}"
+            )
+    paths = {} if job.pool is None else dict.fromkeys(drawing, job.pool)
+    if job.pool is not None and not drawing:
+        raise InputError(
+            f"--pool {job.pool}: recipe {job.recipe.name} draws from no pool; leave it out, or --set sampling=pool"
+        )
+    paths |= job.phase_pools
+    for index in drawing:
+        if index not in paths and job.recipe.phases[index].pool_size is None:
+            raise InputError(
+                f"phase {index} of recipe {job.recipe.name} draws from a pool; give one with --pool, or --set "
+                "pool_size=N for one of N archs drawn by the seed"
+            )
+    read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
+    return {index: read[path] for index, path in sorted(paths.items())}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -261,21 +345,23 @@ def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]
     from nni_nas_consistency.supernet.unsharing import unshare
 
     assert job.weights is not None and job.sharing is not None
-    if _is_written_by_run(job.weights.resolve(), job.out.resolve()):
-        raise InputError(f"{job.weights}: is what this run would write; give another --out")
+    _check_is_kept(job.weights, job.out)
     with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once: leave torch's generator alone
         shared, about = supernet_of(job.weights, copy.deepcopy(space))
     unshare(shared, make_supernet(space, sharing=job.sharing))
     return about, weights_sha256(shared)
 
 
-def _is_written_by_run(path: Path, folder: Path) -> bool:
+def _check_is_kept(path: Path, out: Path) -> None:
+    """See that a file that a training reads is not one that it would write."""
     from nni_nas_consistency.training.run import MADE_BY_TRAINING
 
-    if not path.is_relative_to(folder) or path == folder:
-        return False
-    first = path.relative_to(folder).parts[0]
-    return any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING)
+    resolved, folder = path.resolve(), out.resolve()
+    if not resolved.is_relative_to(folder) or resolved == folder:
+        return
+    first = resolved.relative_to(folder).parts[0]
+    if any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING):
+        raise InputError(f"{path}: is what this run would write; give another --out")
 
 
 @dataclass(frozen=True)
@@ -724,6 +810,9 @@ class StandaloneJob:
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
+        loss: What is minimised; None: the system's.
+        augmentation: Of the training images; None: the system's.
+        precision: Precision of the convolutions; see `training.alone.train_alone`.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -738,11 +827,16 @@ class StandaloneJob:
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
+    loss: Loss | None = None
+    augmentation: Augmentation | None = None
+    precision: AlonePrecision = "32-true"
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> Path:
+def train_standalone(
+    job: StandaloneJob, *, progress: ShowProgress = silent, report: Callable[[list[float]], None] | None = None
+) -> Path:
     """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
 
     Raises:
@@ -764,13 +858,122 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         optimization=job.optimization,
         train=images.to(place),
         test=test,
-        augmentation=job.data.train,
+        augmentation=job.augmentation or job.system.augmentation(job.data),
+        loss=job.loss or job.system.loss,
+        precision=job.precision,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
         identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
+        report=report,
+    )
+
+
+@dataclass(frozen=True)
+class ShrinkJob:
+    """Shrink the space of a trained supernet: drop the worst candidate of every choice; see `search.shrinking`.
+
+    Args:
+        system: The competition or benchmark, without what earlier rounds dropped.
+        data: The data set.
+        checkpoint: The supernet.
+        out: The record of all rounds, to write.
+        earlier: The record of earlier rounds; None: this is the first.
+        archs_per_candidate: Archs that every candidate is scored by.
+        keep: A choice with as few candidates is not shrunk.
+        max_macs: Most MACs for one image of an arch that counts.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
+        images: Score on the first so many test images.
+        overwrite: Whether a shrinking of other settings at `out` is deleted first.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of the archs.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    out: Path
+    earlier: Path | None = None
+    archs_per_candidate: int = 32
+    keep: int = 2
+    max_macs: int | None = None
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
+    images: int | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def shrink(job: ShrinkJob, *, progress: ShowProgress = silent) -> Round:
+    """Shrink the space of a trained supernet, write the record, and return the round.
+
+    Raises:
+        InputError: The checkpoint, the data or a record cannot be used, or nothing is left to drop.
+        KeyboardInterrupt: It was interrupted; what is scored is kept.
+    """
+    check_output(job.out, [checkpoint_path(job.checkpoint), *([job.earlier] if job.earlier else [])])
+    job.data.check_root(job.data_root, download=job.download)
+    earlier = () if job.earlier is None else read_shrinking(job.earlier, job.system.domain)
+    system = job.system.without([dropped for each in earlier for dropped in each.dropped.items()])
+    constraints = _counted_bounds(system, job.data.shape, max_macs=job.max_macs)
+    for constraint in constraints:
+        constraint.check()
+
+    with _importing():
+        from nni_nas_consistency.search.shrinking import shrink as shrink_space
+
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if job.images is None else test.first(job.images)
+    supernet, about = load_trained(system, job.checkpoint, test.shape)
+    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, "data": job.data.name}
+    provenance |= dropped_of(system) | ({} if job.max_macs is None else {"max_macs": job.max_macs})
+    return shrink_space(
+        supernet.to(place),
+        _scoring_of(job, test, place),
+        job.system.domain,
+        out=job.out,
+        earlier=earlier,
+        archs_per_candidate=job.archs_per_candidate,
+        keep=job.keep,
+        seed=job.seed,
+        provenance=provenance | {"made_by": dict(job.provenance)},
+        allows=lambda arch: all(constraint.allows(arch) for constraint in constraints),
+        overwrite=job.overwrite,
+        progress=progress,
+    )
+
+
+def dropped_of(system: System) -> dict[str, Json]:
+    """Return what the space of a system was shrunk by, as it stands in settings; nothing for a whole space."""
+    return {"dropped": [f"{label} {choice}" for label, choice in system.dropped]} if system.dropped else {}
+
+
+def _scoring_of(job: ShrinkJob | SearchJob, test: Images, place: str) -> Scoring:
+    """Return how a job scores archs on test images."""
+    from nni_nas_consistency.scoring.images import image_scoring
+
+    calibration = None
+    if job.bn == "train":
+        calibration = job.data.images(job.data_root, train=True, download=job.download)
+        count = job.calibration_images
+        calibration = (calibration if count is None else calibration.first(count)).to(place)
+    return image_scoring(
+        test.to(place), job.data.test, metric=job.metric, bn=job.bn, batch_size=job.batch_size, train=calibration
     )
 
 
@@ -796,6 +999,10 @@ class SearchJob:
         pareto: Folder for the Pareto set of score against cost, as JSON and figure; None: it is not written.
         pareto_cost: The cost that counts there.
         overwrite: Whether a search of other settings at `out` is deleted first.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
         images: Score on the first so many test images.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
@@ -818,6 +1025,10 @@ class SearchJob:
     latency_file: Path | None = None
     pareto: Path | None = None
     pareto_cost: CostName = "macs"
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
     overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
@@ -839,7 +1050,7 @@ class SearchJob:
     def settings(self) -> dict[str, Json]:
         """Return the bounds, as they are written into score files."""
         bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
-        return {name: bound for name, bound in bounds.items() if bound is not None}
+        return {name: bound for name, bound in bounds.items() if bound is not None} | dropped_of(self.system)
 
 
 @dataclass(frozen=True)
@@ -871,12 +1082,11 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
         check_output_folder(job.pareto, PARETO_FILES)
     _check_latencies(job)
     job.data.check_root(job.data_root, download=job.download)
-    counted = _counted_bounds(job)
+    counted = _counted_bounds(job.system, job.data.shape, max_macs=job.max_macs, max_params=job.max_params)
     for constraint in counted:
         constraint.check()
 
     with _importing():
-        from nni_nas_consistency.scoring.images import image_scoring
         from nni_nas_consistency.search.evolution import Evolution, RandomSearch, best_of
         from nni_nas_consistency.search.evolution import search as search_supernet
 
@@ -893,7 +1103,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     with progress(job.trials, "archs") as advance:
         scores = search_supernet(
             supernet.to(place),
-            image_scoring(test, job.data.test, device=place),
+            _scoring_of(job, test, place),
             Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
@@ -926,11 +1136,13 @@ def costs_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], Co
     return cache(lambda arch: network_cost(frozen_network(space, arch), shape))
 
 
-def _counted_bounds(job: SearchJob) -> list[Constraint]:
+def _counted_bounds(
+    system: System, shape: tuple[int, int, int], *, max_macs: int | None = None, max_params: int | None = None
+) -> list[Constraint]:
     """Return the bounds on what can be counted."""
-    if job.max_macs is None and job.max_params is None:
+    if max_macs is None and max_params is None:
         return []
-    cost, domain = costs_of(job.system, job.data.shape), job.system.domain
+    cost, domain = costs_of(system, shape), system.domain
     bounds = []
 
     def macs(arch: Arch) -> float:
@@ -939,10 +1151,10 @@ def _counted_bounds(job: SearchJob) -> list[Constraint]:
     def params(arch: Arch) -> float:
         return cost(arch).params
 
-    if job.max_macs is not None:
-        bounds.append(Constraint("macs", job.max_macs, macs, smallest_arch(domain, macs)))
-    if job.max_params is not None:
-        bounds.append(Constraint("params", job.max_params, params, smallest_arch(domain, params)))
+    if max_macs is not None:
+        bounds.append(Constraint("macs", max_macs, macs, smallest_arch(domain, macs)))
+    if max_params is not None:
+        bounds.append(Constraint("params", max_params, params, smallest_arch(domain, params)))
     return bounds
 
 
@@ -1035,6 +1247,158 @@ def _write_pareto(
     return chosen, files
 
 
+@dataclass(frozen=True)
+class ExtractJob:
+    """Take a subnet out of a supernet, for programs that have torch alone.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        arch: The subnet.
+        out: The safetensors file. The Python file that loads it lies beside it.
+        bn: Batch-norm statistics that the subnet carries: re-estimated on `train` or `test` images, or the `supernet`'s
+            running ones.
+        images: Re-estimate on the first so many images; None: on all.
+        batch_size: Images per batch.
+        onnx: ONNX file to write too.
+        overwrite: Whether files that are there are replaced.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    arch: Arch
+    out: Path
+    bn: Literal["train", "test", "supernet"] = "train"
+    images: int | None = None
+    batch_size: int = 512
+    onnx: Path | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def module(self) -> Path:
+        """The Python file that loads the weights: of the same name, as far as a module can have it."""
+        name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in self.out.stem)
+        return self.out.with_name(f"{name if name.isidentifier() else f'_{name}'}.py")
+
+    def check(self) -> None:
+        """See that the files can be written, and that what writes ONNX is installed.
+
+        Raises:
+            InputError: An output is there already or cannot be written; the module would hide one of Python's; the arch
+                is none of the space; or the packages for ONNX are missing.
+        """
+        outputs = [self.out, self.module, *([] if self.onnx is None else [self.onnx])]
+        for path in outputs:
+            check_output(path, [checkpoint_path(self.checkpoint)])
+            if path.exists() and not self.overwrite:
+                raise FileError(f"{path}: is there already; choose another name, or --overwrite it")
+        if len(set(outputs)) < len(outputs):
+            raise FileError(f"{self.onnx}: would be written twice; choose another --onnx")
+        if self.module.stem in {*sys.stdlib_module_names, "torch", "safetensors", "numpy"}:
+            raise FileError(f"{self.module}: would hide the module {self.module.stem} of Python; choose another --out")
+        if self.onnx is not None and not all(map(find_spec, ("onnx", "onnxruntime"))):
+            raise InputError("--onnx needs onnx and onnxruntime; pip install 'nni-nas-consistency[onnx]'")
+        self.system.domain.check(self.arch, "--arch")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A subnet that was taken out.
+
+    Args:
+        files: The files that were written.
+        card: What its model card says.
+        onnx_difference: The largest difference of a logit between onnxruntime and torch; None without ONNX.
+    """
+
+    files: list[Path]
+    card: Mapping[str, Json]
+    onnx_difference: float | None
+
+
+def extract(job: ExtractJob, *, progress: ShowProgress = silent) -> Extracted:
+    """Take a subnet out of a supernet, and write it.
+
+    Args:
+        job: What to take out.
+        progress: Shows the progress, counted in batches.
+
+    Raises:
+        InputError: The checkpoint, the data or an output cannot be used, or the subnet cannot be written.
+        RuntimeError: ONNX gives other logits.
+    """
+    job.check()
+    if job.bn != "supernet":
+        job.data.check_root(job.data_root, download=job.download)
+
+    with _importing():
+        from nni_nas_consistency.search.costs import network_cost, nni_sample
+        from nni_nas_consistency.supernet.checkpoint import space_identity, weights_sha256
+        from nni_nas_consistency.supernet.take_away import with_statistics, write_onnx, write_subnet
+
+    shape = job.data.shape
+    supernet, about = load_trained(job.system, job.checkpoint, shape)
+    network: Any = supernet.freeze(nni_sample(supernet, job.arch)).eval()
+    described = "running statistics of the supernet, which all of its subnets moved"
+    accuracy: dict[str, Json] = {}
+    if job.bn != "supernet":
+        images = job.data.images(job.data_root, train=job.bn == "train", download=job.download)
+        images = images if job.images is None else images.first(job.images)
+        network = with_statistics(network, _normalised(job, images, progress))
+        which = "training" if job.bn == "train" else "test"
+        described = f"re-estimated on {len(images)} {which} images in batches of {job.batch_size}"
+        accuracy = {"accuracy": _accuracy(job, network)}
+    cost = network_cost(network, shape)
+    card: dict[str, Json] = {
+        "space": job.system.space,
+        "arch": job.arch.code,
+        "params": cost.params,
+        "macs": cost.macs,
+        "data": job.data.name,
+        "images": f"{shape[1]}x{shape[2]}x{shape[2]}, (pixels / 255 - {job.data.test.mean}) / {job.data.test.std}",
+        "classes": shape[0],
+        "batch_norm_statistics": described,
+        **accuracy,
+        "weights": "inherited from a supernet, not trained alone",
+        "supernet": {"sha256": weights_sha256(supernet), **space_identity(supernet), "made_by": about},
+        "made_by": dict(job.provenance),
+    }
+    normalisation = (job.data.test.mean, job.data.test.std)
+    difference = None if job.onnx is None else write_onnx(job.onnx, network, shape, card)
+    write_subnet(job.out, job.module, network, shape, normalisation=normalisation, card=card)
+    files = [job.out, job.module, *([] if job.onnx is None else [job.onnx])]
+    return Extracted(files, card, difference)
+
+
+def _normalised(job: ExtractJob, images: Images, progress: ShowProgress) -> Iterator[Tensor]:
+    """Yield the images that statistics are estimated from, in batches."""
+    from nni_nas_consistency.images.loader import EvaluationLoader
+
+    loader = EvaluationLoader(images, job.data.test, job.batch_size)
+    with progress(len(loader), "batches") as advance:
+        for batch, _ in loader:
+            yield batch
+            advance(1)
+
+
+def _accuracy(job: ExtractJob, network: Any) -> str:
+    """Return the accuracy on the test images, in words."""
+    from nni_nas_consistency.scoring.images import image_scoring
+    from nni_nas_consistency.scoring.plain import score_network
+
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    scoring = image_scoring(test, job.data.test, metric="acc", bn="supernet", batch_size=job.batch_size)
+    return f"{score_network(network, scoring).acc:.4f} on the {len(test)} test images"
+
+
 def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:
     """Return the supernet of a checkpoint, for images of this shape, and what made it.
 
@@ -1064,18 +1428,28 @@ def _importing() -> Iterator[None]:
             gc.enable()
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def device_of(device: str, devices: int = 1, rank: int = 0) -> str:
+    """Return `cpu` or `cuda`, or of several devices one such as `cuda:1`.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+        devices: How many are asked for.
+        rank: Which of them this process has, from 0.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or there are not so many.
     """
     import torch
 
     found = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
         raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
+    chosen = ("cuda" if found else "cpu") if device == "auto" else device
+    if chosen == "cpu" or devices == 1:
+        return chosen
+    if devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here; ask for fewer")
+    return f"cuda:{rank}"
 
 
 def _dtype(precision: Precision) -> Any:

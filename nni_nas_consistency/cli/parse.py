@@ -6,6 +6,7 @@ So a bad word is found in a fraction of a second, before anything heavy is impor
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,23 +15,40 @@ from typing import Any, Literal, TypeVar
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, InputError
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
+from nni_nas_consistency.files.shrinkings import read_shrinking
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.folder_options import FolderOptions, class_names, resizing_to
 from nni_nas_consistency.search.constraints import CostName
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
-from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
+from nni_nas_consistency.training.recipes import RECIPES, Loss, Optimization, Phase, Recipe
 
-SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
+SpaceWord = Literal[
+    "resnet20",
+    "resnet48",
+    "resnet48-prelu",
+    "resnet48-mish",
+    "resnet48-demo",
+    "digits",
+    "spos-cifar",
+    "spos-cifar-blocks",
+    "spos-digits",
+    "spos-digits-blocks",
+    "efficient-cifar",
+]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits", "ans-digits", "cvpr2022", "spos-cifar", "spos-digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
 MOST_STEPS = 10_000_000
+MOST_POOLED = 100_000
+MOST_BINS = 100
 
 Value = TypeVar("Value")
 
@@ -244,7 +262,14 @@ def check_ensemble(scores: Sequence[Path], capacity_prior: float) -> None:
 
 
 def recipe_of(
-    word: str | None, system: System, data: DataSet, epochs: int | None, n: int | None, changes: Sequence[str]
+    word: str | None,
+    system: System,
+    data: DataSet,
+    epochs: int | None,
+    n: int | None,
+    changes: Sequence[str],
+    *,
+    from_phase: int = 0,
 ) -> Recipe:
     """Return a recipe, changed where epochs, archs per step or other settings are given.
 
@@ -256,9 +281,11 @@ def recipe_of(
         n: Archs per step of the last phase; None: the recipe's.
         changes: Texts like `lr=0.2` for the last phase, or `phase0_lr=0.2` for another one; they win over the other
             arguments, and later ones over earlier ones.
+        from_phase: The phases before this one are left out.
 
     Raises:
-        InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
+        InputError: The recipe is for images with other channels, or has no such phase; or a change has an unknown name
+            or bad value.
     """
     recipe = system.recipes[0] if word is None else _named(RECIPES, word)
     assert recipe is not None
@@ -268,18 +295,68 @@ def recipe_of(
             f"recipe {recipe.name} is for images with {recipe.channels} channel(s), {data.name} has {channels}; "
             "give another --recipe or --data"
         )
-    inits = [change.partition("=")[2] for change in changes if change.startswith("init=")]
-    changes = [change for change in changes if not change.startswith("init=")]
-    if inits:
-        recipe = replace(recipe, init=_read(f"init={inits[-1]}", "init", inits[-1], *INIT_READER))
+    recipe, changes = _recipe_changed(recipe, changes)
+    if from_phase >= len(recipe.phases):
+        raise InputError(
+            f"--from-phase {from_phase}: recipe {recipe.name} has the phases 0 to {len(recipe.phases) - 1}"
+        )
     recipe = recipe if epochs is None else recipe.for_epochs(epochs)
     phases = [*recipe.phases[:-1], replace(recipe.phases[-1], n=n or recipe.phases[-1].n)]
     for change in changes:
         index, setting = _phase_of(change, len(phases))
+        if index < from_phase:
+            raise InputError(f"--set {_cut(change)}: --from-phase {from_phase} leaves phase {index} out")
         phases[index] = _changed(phases[index], setting, change)
     for phase in phases:
         phase.check()
-    return replace(recipe, phases=tuple(phases))
+    return replace(recipe, phases=tuple(phases)).from_phase(from_phase)
+
+
+def _recipe_changed(recipe: Recipe, changes: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Return a recipe with those settings changed that are not of a phase, and the other changes."""
+    others = []
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name in RECIPE_READERS:
+            recipe = replace(recipe, **{name: _read(change, name, text, *RECIPE_READERS[name])})
+        else:
+            others.append(change)
+    return recipe, others
+
+
+def weights_of(weights: Path | None, from_phase: int) -> Path | None:
+    """Return the checkpoint to start from: the one that is named, or the end of the phase before in a run's folder.
+
+    Raises:
+        InputError: Training shall begin with a later phase, and there are no weights to begin with.
+    """
+    if weights is None and from_phase:
+        raise InputError(
+            f"--from-phase {from_phase} needs --weights: the supernet that phase {from_phase - 1} ended with, or the "
+            "folder of the run that it was in"
+        )
+    if weights is None or not from_phase or not os.path.isdir(weights):
+        return weights
+    return weights / f"phase{from_phase - 1}" / "supernet.safetensors"
+
+
+def pools_of(texts: Sequence[str]) -> tuple[Path | None, dict[int, Path]]:
+    """Return the pool of all phases, and those of single ones, from texts like `pool.json` and `phase4=other.json`.
+
+    Raises:
+        InputError: A phase has two pools.
+    """
+    pools: dict[int | None, Path] = {}
+    for text in texts:
+        match = re.fullmatch(r"phase(\d{1,9})=(.*)", text, re.ASCII | re.DOTALL)
+        phase, path = (None, text) if match is None else (int(match[1]), match[2])
+        if phase in pools:
+            which = "all phases" if phase is None else f"phase {phase}"
+            raise InputError(
+                f"--pool {_cut(text)}: {which} would have two pools; give one, and phase4=… for another in phase 4"
+            )
+        pools[phase] = Path(path)
+    return pools.get(None), {phase: path for phase, path in pools.items() if phase is not None}
 
 
 def _phase_of(change: str, phases: int) -> tuple[int, str]:
@@ -294,6 +371,50 @@ def _phase_of(change: str, phases: int) -> tuple[int, str]:
     if int(match[1]) >= phases:
         raise InputError(f"--set {_cut(change)}: the recipe has the phases 0 to {phases - 1}")
     return int(match[1]), match[2]
+
+
+def shrunk(system: System, record: Path | None) -> System:
+    """Return a system without what a record of `shrink` dropped.
+
+    Raises:
+        FileError: The record cannot be read, or is for a different space.
+    """
+    if record is None:
+        return system
+    return system.without(
+        [dropped for each in read_shrinking(record, system.domain) for dropped in each.dropped.items()]
+    )
+
+
+def always_of(system: System, archs: Path | None, recipe: Recipe) -> tuple[Arch, ...]:
+    """Return the archs of a list that run at every step of the sandwich rule, in its order.
+
+    Raises:
+        FileError: The list cannot be read.
+        InputError: The recipe has another rule or fewer archs per step, or an arch is not drawn from the space.
+    """
+    if archs is None:
+        return ()
+    phase = recipe.phases[-1]
+    if phase.rule != "sandwich":
+        raise InputError(f"--always {archs}: belongs to rule=sandwich, not {phase.rule}; add --set rule=sandwich")
+    entries = read_released(archs, system.codec)
+    for name, entry in entries.items():
+        system.domain.check(entry.arch, name)
+    if len(entries) > phase.n:
+        raise InputError(f"--always {archs}: has {len(entries)} archs, more than the {phase.n} of a step; raise --n")
+    return tuple(entry.arch for entry in entries.values())
+
+
+def calibration_of(data: DataSet, bn: str, count: int | None) -> None:
+    """See that so many training images can be used to re-estimate batch-norm statistics.
+
+    Raises:
+        InputError: There are fewer, or they are not used.
+    """
+    if count is not None and bn != "train":
+        raise InputError(f"--calibration-images {count} belongs to --bn train, not {bn}; leave it out")
+    data.check_count("--calibration-images", count, train=True)
 
 
 def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arch:
@@ -325,9 +446,46 @@ def optimization_of(system: System, epochs: int | None, changes: Sequence[str]) 
     for change in changes:
         name, _, text = change.partition("=")
         if name not in OPTIMIZATION_READERS:
-            raise _no_setting(change, name, OPTIMIZATION_READERS)
+            raise _no_setting(change, name, [*OPTIMIZATION_READERS, *LOSS_READERS, "cutout"])
         optimization = replace(optimization, **{name: _read(change, name, text, *OPTIMIZATION_READERS[name])})
+    optimization.check()
     return optimization
+
+
+def loss_and_augmentation_of(
+    system: System, data: DataSet, changes: Sequence[str]
+) -> tuple[Loss, Augmentation, list[str]]:
+    """Return the loss and the augmentation of archs that are trained alone, and the changes that are for neither.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        changes: Texts like `label_smoothing=0.1` or `cutout=6`; later ones win over earlier ones.
+
+    Raises:
+        InputError: A change has a bad value.
+    """
+    loss, augmentation = system.loss, system.augmentation(data)
+    others = []
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name in LOSS_READERS:
+            loss = replace(loss, **{name: _read(change, name, text, *LOSS_READERS[name])})
+        elif name == "cutout":
+            augmentation = replace(augmentation, cutout=_read(change, name, text, *_cutout_reader(data.shape[2])))
+        else:
+            others.append(change)
+    return loss, augmentation, others
+
+
+def _cutout_reader(side: int) -> tuple[Callable[[str], int], str]:
+    def read(text: str) -> int:
+        value = _count(text)
+        if value > side:
+            raise ValueError(text)
+        return value
+
+    return read, f"the side of the square in pixels, from 0 for none to {side}, that of the images"
 
 
 def _no_setting(change: str, name: str, allowed: Iterable[str]) -> InputError:
@@ -346,7 +504,7 @@ def _changed(phase: Phase, setting: str, change: str) -> Phase:
         return replace(phase, optimization=replace(phase.optimization, **{name: value}))
     if name in PHASE_READERS:
         return replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
-    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, "init"])
+    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, *RECIPE_READERS])
 
 
 def _read(change: str, name: str, text: str, read: Callable[[str], Value], allowed: str) -> Value:
@@ -401,6 +559,15 @@ def _batch(text: str) -> int:
     return value
 
 
+def _size_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    value = int(text)
+    if not 1 <= value <= MOST_POOLED:
+        raise ValueError(text)
+    return value
+
+
 def _epoch_or_never(text: str) -> int | None:
     return None if text == "never" else _count(text)
 
@@ -409,26 +576,62 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
-INIT_READER: tuple[Callable[[str], Any], str] = (_one_of("kaiming-fan-out", "torch"), "kaiming-fan-out or torch")
+def _share(text: str) -> float:
+    value = _number(text)
+    if value >= 1:
+        raise ValueError(text)
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _above_zero_or_none(text)
+    if value is None:
+        raise ValueError(text)
+    return value
+
+
+def _macs_bins_or_none(text: str) -> tuple[float, float, int] | None:
+    if text == "none":
+        return None
+    low, high, bins = text.split(":")
+    if not _number(low) < _number(high) or not 1 <= int(bins) <= MOST_BINS:
+        raise ValueError(text)
+    return float(low), float(high), int(bins)
+
+
+RECIPE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "init": (_one_of("kaiming-fan-out", "torch", "channels-in"), "kaiming-fan-out, torch or channels-in"),
+    "stem_norm": (_one_of("affine", "plain"), "affine or plain"),
+}
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
     _count,
     f"a whole number from 0 to {MOST_STEPS:,}; a phase of 0 epochs is left out",
 )
 OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "lr": (_number, "a number of at least 0"),
+    "end_lr": (_number, "a number of at least 0"),
     "weight_decay": (_number, "a number of at least 0"),
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
     "warmup_epochs": (_number, "a number of at least 0"),
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
+    "decay": (_one_of("cosine", "linear", "linear-per-epoch"), "cosine, linear or linear-per-epoch"),
+    "nesterov": ({"true": True, "false": False}.__getitem__, "true or false"),
+}
+LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "label_smoothing": (_share, "a number of at least 0 and below 1"),
+    "logits_scale": (_above_zero, "a number above 0"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
-    "rule": (_one_of("sandwich", "multi-path", "frozen-teacher"), "sandwich, multi-path or frozen-teacher"),
+    "rule": (
+        _one_of("sandwich", "multi-path", "pool-distillation", "frozen-teacher"),
+        "sandwich, multi-path, pool-distillation or frozen-teacher",
+    ),
     "sampling": (
-        _one_of("strict-fair", "fair", "uniform", "params", "largest"),
-        "strict-fair, fair, uniform, params or largest",
+        _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"),
+        "strict-fair, fair, uniform, params, largest, pool or macs-bins",
     ),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
@@ -437,6 +640,8 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
     "rank_weight": (_number, "a number of at least 0"),
     "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
+    "pool_size": (_size_or_none, f"a whole number from 1 to {MOST_POOLED:,}, or none"),
+    "macs_bins": (_macs_bins_or_none, f"FROM:TO:BINS in MACs, such as 290e6:360e6:7, 1 to {MOST_BINS} bins; or none"),
 }
 
 
