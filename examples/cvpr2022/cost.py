@@ -22,8 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hours that recipe cvpr2022 takes on ImageNet, from stated rates.")
     parser.add_argument("--flops", type=float, default=100e12, help="floating-point operations per second of a GPU")
     parser.add_argument("--decoded", type=float, default=300, help="training images per second that a process decodes")
-    parser.add_argument("--workers", type=int, default=16, help="processes that decode")
-    parser.add_argument("--gpus", type=int, default=4, help="GPUs that score, each a shard")
+    parser.add_argument("--workers", type=int, default=8, help="processes that decode for each GPU")
+    parser.add_argument("--gpus", type=int, default=4, help="GPUs that train together, and score a shard each")
     rates = parser.parse_args()
     images, tested = IMAGENET.counts
     full, subnets = SUPERNET_2022.phases
@@ -33,11 +33,12 @@ def main() -> None:
     }
     epochs = {"full network": full.optimization.epochs, "subnets": subnets.optimization.epochs}
     for phase, macs in steps.items():
-        decoding = epochs[phase] * images / (rates.decoded * rates.workers) / 3600
-        print(f"{phase}: {hours(macs, rates.flops):.1f} h on one GPU; {decoding:.1f} h to decode")
+        decoding = epochs[phase] * images / (rates.decoded * rates.workers * rates.gpus) / 3600
+        one = hours(macs, rates.flops)
+        print(f"{phase}: {one / rates.gpus:.1f} h on {rates.gpus} GPUs, {one:.1f} on one; {decoding:.1f} h to decode")
     scoring = 45_000 * tested * MEAN * (1 - SAVED)
     one = hours(scoring, rates.flops)
-    print(f"scores of 45,000 archs: {one:.1f} h on one GPU, {one / rates.gpus:.1f} h on {rates.gpus}")
+    print(f"scores of 45,000 archs: {one / rates.gpus:.1f} h on {rates.gpus} GPUs, {one:.1f} on one")
 
 
 def hours(macs: float, flops: float) -> float:
