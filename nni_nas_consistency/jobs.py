@@ -202,7 +202,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     path = job.out / "supernet.safetensors"
     if rank:  # the first process holds the folder, and writes
         run = _run_of(job, settings, about, progress=progress, write=write)
-        _train_and_save(job, space, images.to(place), val.to(place), run)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
         return path
     with open_run(
         job.out,
