@@ -14,11 +14,14 @@ from typing import Any, cast
 from nni.experiment import RunMode
 from nni.nas.evaluator import Evaluator
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
+from nni.nas.experiment.config import ModelFormatConfig, SimplifiedModelFormatConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, is_supernet
+from nni.nas.space import ExecutableModelSpace
 from nni.nas.strategy import Strategy
 
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.nni3.readable import ReadableModelSpace
 from nni_nas_consistency.nni3.workarounds import (
     bound_address_only,
     checkpoint_types_allowed,
@@ -128,6 +131,12 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         """Start the experiment, and return when the strategy has finished; see `run` for the arguments."""
         with localhost_only(_reports_to(self.config)), bound_address_only(), repaired_freeze(), lightning_interrupts():
             super().start(port, debug, run_mode)
+
+    def executable_model_factory(self, config: ModelFormatConfig) -> ExecutableModelSpace:
+        """Return the space in the format of the experiment; NNI's simplified one is made readable for its web page."""
+        if isinstance(config, SimplifiedModelFormatConfig):
+            return ReadableModelSpace.from_model(self.model_space, self.evaluator)
+        return super().executable_model_factory(config)
 
     def load_checkpoint(self) -> None:
         """Load the state of strategy and engine from the folder of this experiment; called by `resume`."""

@@ -51,5 +51,6 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
                 return
             sample = {label: choice for label, choice in arch.sample.items() if label in read_by_network}
             model = self.model_space.freeze(sample)
+            model.arch_name = name  # a parameter of the trial, where NNI's web page shows it
             self._submitted[name] = model
             self.engine.submit_models(model)
