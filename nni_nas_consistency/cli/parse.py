@@ -138,11 +138,14 @@ def _folder_of(
     """
     assert data.folder is not None
     classes, channels, side = data.shape
-    if not classes:
+    if not classes and trained is not None:
+        side = trained[2]
+    if not classes and trained is not None and words.root is None:
+        classes = trained[0]
+    elif not classes:
         data.check_root(words.root)
         assert words.root is not None
         classes = len(class_names(words.root.expanduser()))
-        side = side if trained is None else trained[2]
     resizing = data.folder.resizing
     if (words.side or side) != resizing.side:
         resizing = replace(resizing_to(words.side or side), interpolation=resizing.interpolation)
@@ -626,8 +629,8 @@ LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
     "rule": (
-        _one_of("sandwich", "multi-path", "pool-distillation", "frozen-teacher"),
-        "sandwich, multi-path, pool-distillation or frozen-teacher",
+        _one_of("sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"),
+        "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher",
     ),
     "sampling": (
         _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"),
