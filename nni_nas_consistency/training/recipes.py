@@ -254,8 +254,8 @@ class Phase:
             raise InputError(f"pool_size belongs to sampling=pool, not {self.sampling}; add --set pool_size=none")
         if self.rule == "sampled-teacher" and self.distill_from is not None and self.n < 2:
             raise InputError(
-                f"n is {self.n}; rule 'sampled-teacher' needs at least 2 archs per step, of which the first teaches: give "
-                "a larger --n, or --set distill_from=never"
+                f"n is {self.n}; rule 'sampled-teacher' needs at least 2 archs per step, of which the first teaches: "
+                "give a larger --n, or --set distill_from=never"
             )
         if self.rule == "sandwich" and self.n < 2:
             raise InputError(
