@@ -59,6 +59,7 @@ from nni_nas_consistency.studies.results import (
 from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
+from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class TrainJob:
         always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
             smallest of the space.
         device: `cpu`, `cuda` or `auto`.
+        devices: Processes that share each batch, on this machine; each is this program started once more, so that a
+            script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -145,6 +148,7 @@ class TrainJob:
     val_images: int = 1000
     always: tuple[Arch, ...] = ()
     device: str = "auto"
+    devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
@@ -158,7 +162,19 @@ class TrainJob:
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
-        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always}
+        devices: dict[str, Json] = {} if self.devices == 1 else {"devices": self.devices}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always, **devices}
+
+    def check_devices(self) -> None:
+        """See that every process has an image of every batch.
+
+        Raises:
+            InputError: There are more processes than images in a batch, or than images to validate on.
+        """
+        counts = [phase.optimization.batch_size for phase in self.recipe.phases]
+        for name, count in [*(("batch_size", count) for count in counts), ("val_images", self.val_images)]:
+            if count < self.devices:
+                raise InputError(f"--devices {self.devices}: {name} is {count}; every device needs at least one image")
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -177,8 +193,12 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         Terminated: The process was asked to end by SIGTERM.
     """
     job.recipe.check(fresh=job.weights is None)
+    job.check_devices()
+    rank = rank_of(job.devices)
+    progress = silent if rank else progress
     job.data.check_root(job.data_root, download=job.download)
-    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if rank == 0:
+        check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
     pools = _pools_of(job)
 
@@ -187,10 +207,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
-    for pool in (job.pool, *job.phase_pools.values()):
-        if pool is not None:
-            _check_is_kept(pool, job.out)
-    place = device_of(job.device)
+    place = device_of(job.device, job.devices, rank)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
@@ -204,8 +221,12 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
-    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
+    settings |= _pool_settings(job, pools)
     path = job.out / "supernet.safetensors"
+    if rank:  # the first process holds the folder, and writes
+        run = _run_of(job, settings, about, progress=progress, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
+        return path
     with open_run(
         job.out,
         settings,
@@ -243,6 +264,7 @@ def _run_of(
         progress=progress,
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        devices=job.devices,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},
@@ -273,6 +295,8 @@ def _train_and_save(
         pools=pools,
         always=job.always or None,
     )
+    if rank_of(job.devices):
+        return
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
@@ -311,6 +335,14 @@ def _pools_of(job: TrainJob) -> dict[int, Pool]:
             )
     read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
     return {index: read[path] for index, path in sorted(paths.items())}
+
+
+def _pool_settings(job: TrainJob, pools: Mapping[int, Pool]) -> dict[str, Json]:
+    """Return what tells a run on given pools from one on others; its files must not be those that the run writes."""
+    for path in (job.pool, *job.phase_pools.values()):
+        if path is not None:
+            _check_is_kept(path, job.out)
+    return {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -1789,18 +1821,28 @@ def _importing() -> Iterator[None]:
             gc.enable()
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def device_of(device: str, devices: int = 1, rank: int = 0) -> str:
+    """Return `cpu` or `cuda`, or of several devices one such as `cuda:1`.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+        devices: How many are asked for.
+        rank: Which of them this process has, from 0.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or there are not so many.
     """
     import torch
 
     found = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
         raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
+    chosen = ("cuda" if found else "cpu") if device == "auto" else device
+    if chosen == "cpu" or devices == 1:
+        return chosen
+    if devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here; ask for fewer")
+    return f"cuda:{rank}"
 
 
 def _dtype(precision: Precision) -> Any:

@@ -138,11 +138,14 @@ def _folder_of(
     """
     assert data.folder is not None
     classes, channels, side = data.shape
-    if not classes:
+    if not classes and trained is not None:
+        side = trained[2]
+    if not classes and trained is not None and words.root is None:
+        classes = trained[0]
+    elif not classes:
         data.check_root(words.root)
         assert words.root is not None
         classes = len(class_names(words.root.expanduser()))
-        side = side if trained is None else trained[2]
     resizing = data.folder.resizing
     if (words.side or side) != resizing.side:
         resizing = replace(resizing_to(words.side or side), interpolation=resizing.interpolation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +30,9 @@ from nni_nas_consistency.cli.options import (
     count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.training.processes import rank_of
 
 
 def train(
@@ -140,6 +143,15 @@ def train(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    devices: Annotated[
+        int,
+        count_option(
+            "--devices",
+            "Processes of this machine that share each batch, by Lightning's DDP; one a GPU.",
+            most=64,
+            why="each process holds all images",
+        ),
+    ] = 1,
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
@@ -181,8 +193,15 @@ def train(
         val_images=1000 if val_images is None else val_images,
         always=parse.always_of(system, always, chosen),
         device=device,
+        devices=devices,
         provenance=provenance(command_line(context)),
     )
+    job.check_devices()
+    if devices > 1 and context.obj != sys.argv[1:]:
+        raise InputError(
+            f"--devices {devices} starts this program once more for each device: run it by its command line"
+        )
     with saying_what_is_kept(lambda: kept_of_training(out)):
         checkpoint = jobs.train(job, progress=progress_bar, write=say)
-    print(checkpoint)
+    if rank_of(devices) == 0:
+        print(checkpoint)

@@ -32,6 +32,7 @@ from nni_nas_consistency.scoring.journal import (
     SegmentScores,
     check_identity,
     check_segments,
+    delete_journal,
     present_identity,
     read_journal,
     remove_journal,
@@ -172,8 +173,9 @@ def score_list(
     codec = active_of(supernet).codec
     mine = shard.of(segments)
     if overwrite:
-        for path in [*_places(out), shard.journal(out)]:
+        for path in _places(out):
             path.unlink(missing_ok=True)
+        delete_journal(shard.journal(out))
     finished = _finished(out, identity, codec)
     if finished is not None:
         remove_journal(shard.journal(out), identity)
@@ -192,6 +194,8 @@ def score_list(
     merged = merge_shards(out, shard.count, archs, segments, identity)
     if not merged:  # unless a shard that finished at the same moment has merged all, and deleted the journals
         merged = _finished(out, identity, codec) is not None
+        if merged:  # without locks, another one may have scored this shard too
+            remove_journal(shard.journal(out), identity)
     saved = (
         saved_share(supernet, [[archs[name] for name in names] for _, names in mine]) if scorer == "prefix" else None
     )
@@ -247,7 +251,7 @@ def merge_shards(
         return False
     _write(out, archs, segments, done, identity)
     for path in journals:
-        path.unlink(missing_ok=True)
+        delete_journal(path)
     return True
 
 

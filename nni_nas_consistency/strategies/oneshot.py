@@ -1,7 +1,7 @@
 """SandwichStrategy: one-shot training for NNI's Lightning evaluators. No other file knows NNI's one-shot machinery.
 
 The arithmetic is in `steps.py`, the training loop is Lightning's trainer, and the evaluator brings optimizer, schedule
-and data. Not supported: several processes (DDP), which NNI's manual optimization does not synchronise, and float16.
+and data. On several processes (Lightning's DDP) all run the same archs, see `processes.py`. Not supported: float16.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
@@ -26,6 +28,7 @@ from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import Diverged, InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
+from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.strategies.steps import (
     Bundle,
@@ -168,7 +171,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         """Wrap the evaluator's Lightning module into the training step.
 
         Raises:
-            InputError: The trainer asks for several processes, for float16, or for clipping by value.
+            InputError: The trainer asks for several processes in another way than by DDP's subprocesses, for batch norm
+                over all of them, for float16, or for clipping by value.
         """
         if isinstance(evaluator, Lightning):
             self._take_over(evaluator.trainer)
@@ -177,9 +181,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     def _take_over(self, trainer: pl.Trainer) -> None:
         """Refuse settings that would train a wrong supernet, and clip in place of the trainer."""
         if trainer.world_size > 1:
-            raise InputError(
-                f"Trainer asks for {trainer.world_size} processes; SandwichStrategy runs in one: set devices=1"
-            )
+            _check_processes(trainer)
         if str(trainer.precision).startswith("16"):
             raise InputError(
                 f"precision is {trainer.precision!r}; float16 needs scaled gradients, whose norm would be clipped "
@@ -234,24 +236,44 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         optimizer.zero_grad()
         step = self._step(archs, images)
-        losses = step(self.model, images, labels, self._bundled(archs, images.device), backward=self.manual_backward)
-        self._check_finite(losses, archs)
+        bundles = self._bundled(archs, images.device)
+        if self.trainer.world_size == 1:
+            losses = step(self.model, images, labels, bundles, backward=self.manual_backward)
+            self._check_finite(losses, archs)
+        else:
+            with cast("ParallelStrategy", self.trainer.strategy).block_backward_sync():
+                losses = step(self.model, images, labels, bundles, backward=self.manual_backward)
+            losses = self._of_whole_batch(losses, archs, len(images))
         if self.strategy.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.strategy.grad_clip)
         optimizer.step()
         self.advance_lr_schedulers(batch_idx)
         self.log_dict({"train_loss": losses.mean(), "train_loss_first": losses[0]}, prog_bar=True)
 
+    def _of_whole_batch(self, losses: Tensor, archs: list[Arch], images: int) -> Tensor:
+        """Average gradients and running statistics over all processes, and return the losses of the whole batch, [n].
+
+        A loss that is not finite in any process ends all of them.
+        """
+        everyones, shares = gather_losses(losses, archs, images)
+        for of_process in everyones:
+            self._check_finite(of_process, archs)
+        average_over_processes(self.model, shares[self.global_rank])
+        return (everyones * shares[:, None]).sum(0)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of every watched arch, and the evaluator's own metrics of the current active subnet."""
         images, labels = batch
+        world = self.trainer.world_size
+        counted = len(labels) * world  # Lightning divides the sum over all processes by their number, in integers
         with batch_statistics(self.model):
             self.training_module.validation_step(batch, batch_idx)
             for name, arch in self.watched.items():
                 logits = logits_of(self.model, images, arch)
                 loss = torch.nn.functional.cross_entropy(logits, labels)
                 accuracy = (logits.argmax(-1) == labels).float().mean()
-                self.log_dict({f"val_loss/{name}": loss, f"val_acc/{name}": accuracy}, batch_size=len(labels))
+                metrics = {f"val_loss/{name}": loss, f"val_acc/{name}": accuracy}
+                self.log_dict(metrics, batch_size=counted, sync_dist=world > 1)
 
     def export(self) -> dict[str, Any]:
         """Return the sample of the first watched arch, such as the largest: finding the best is left to scoring."""
@@ -321,6 +343,21 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         raise NonFiniteLoss(
             f"the loss of arch {archs[index].code} is {float(losses[index])} at step {self.trainer.global_step}; "
             f"last good checkpoint: {checkpoint or 'none'}. Lower the learning rate or lengthen the warm-up."
+        )
+
+
+def _check_processes(trainer: pl.Trainer) -> None:
+    """Refuse several processes that would train a wrong supernet."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or not isinstance(strategy.launcher, _SubprocessScriptLauncher):
+        raise InputError(
+            f"Trainer asks for {trainer.world_size} processes in another way than by subprocesses: set strategy='ddp', "
+            "or devices=1"
+        )
+    if strategy._layer_sync is not None:
+        raise InputError(
+            "Trainer asks for sync_batchnorm, which would put torch's SyncBatchNorm, of one width, in the place of the "
+            "elastic batch norms: leave it out; each process normalises with its own images"
         )
 
 

@@ -43,6 +43,7 @@ from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
+from nni_nas_consistency.training.processes import no_process_left, process_group, rank_of
 from nni_nas_consistency.training.recipes import Init, Phase, Recipe, Rule, StemNorm
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -90,7 +91,8 @@ def train_supernet(
         NonFiniteLoss: The training diverged.
         Diverged: It ended at a loss far above that of guessing.
         InputError: A checkpoint cannot be gone on from, the warm-up is not shorter than the training, settings of the
-            recipe do not fit each other or the space, a pool is missing, or the space cannot share weights so.
+            recipe do not fit each other or the space, a pool is missing, the space cannot share weights so, or
+            something else has started the processes of `run.devices`.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
@@ -101,26 +103,29 @@ def train_supernet(
         initialise(supernet, recipe.init, torch.Generator().manual_seed(seed))
     else:
         check_sharing(space, sharing)
-    for index, phase in enumerate(recipe.phases):
-        if not phase.optimization.epochs:
-            continue
-        of_phase = run
-        if len(recipe.phases) > 1:
-            of_phase = replace(run, folder=run.folder / f"phase{index}", phase=index)
-        generator, pool = torch.Generator().manual_seed(seed), None
-        if phase.sampling == "pool":
-            pool = (pools or {}).get(index) or _drawn_pool(phase, domain_of(space), seed)
-        sampler = sampler_of(phase, domain_of(space), generator, params, pool, macs_of(space))
-        teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
-        if phase.start == "reordered":
-            reorder_inner_channels(space)
-        fixed = always if phase.rule == "sandwich" else None
-        with _stem_norm(space, recipe.stem_norm):
-            _train_phase(
-                space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking, always=fixed
-            )
-        if index < len(recipe.phases) - 1:
-            _keep_end(of_phase, space)
+    if run.precision == "64-true":  # Lightning converts it later than it loads a checkpoint, in half the digits
+        cast("nn.Module", space).double()
+    with process_group(run.devices):
+        for index, phase in enumerate(recipe.phases):
+            if not phase.optimization.epochs:
+                continue
+            of_phase = run
+            if len(recipe.phases) > 1:
+                of_phase = replace(run, folder=run.folder / f"phase{index}", phase=index)
+            generator, pool = torch.Generator().manual_seed(seed), None
+            if phase.sampling == "pool":
+                pool = (pools or {}).get(index) or _drawn_pool(phase, domain_of(space), seed)
+            sampler = sampler_of(phase, domain_of(space), generator, params, pool, macs_of(space))
+            teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
+            if phase.start == "reordered":
+                reorder_inner_channels(space)
+            fixed = always if phase.rule == "sandwich" else None
+            with _stem_norm(space, recipe.stem_norm):
+                _train_phase(
+                    space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking, always=fixed
+                )
+            if index < len(recipe.phases) - 1 and rank_of(run.devices) == 0:
+                _keep_end(of_phase, space)
     return space
 
 
@@ -230,8 +235,11 @@ def _train_phase(
         stacking=stacking,
         seed=seed,
     )
+    rank = rank_of(run.devices)
+    log = run.folder / (f"nni-{rank}" if rank else "nni")
     try:
-        finished = run_in_process(space, evaluator, strategy, folder=run.folder / "nni")
+        with no_process_left(evaluator.trainer):
+            finished = run_in_process(space, evaluator, strategy, folder=log)
     except SIGTERMException:  # a SystemExit without a code, which would end the process as if all were done
         finished = False
     except OSError as error:  # Lightning's metrics
