@@ -4,7 +4,7 @@ from .archs.domains import Domain
 from .errors import ArchError, InputError
 from .files.arch_lists import read_released, write_released
 from .files.score_files import read_scores, write_scores
-from .jobs import RankJob, ScoreJob, TrainJob
+from .jobs import RankJob, ScoreJob, StudyJob, TrainJob
 from .nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from .nni3.trial import score_subnet
 from .ranking.statistics import kendall_tau, pearson, rank_consistency, spearman
@@ -52,6 +52,7 @@ __all__ = [
     "ScoreJob",
     "Scoring",
     "Sharing",
+    "StudyJob",
     "TrainJob",
     "TrainingRun",
     "UniformSampler",

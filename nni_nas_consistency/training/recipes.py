@@ -252,6 +252,11 @@ class Phase:
             )
         if self.sampling != "pool" and self.pool_size is not None:
             raise InputError(f"pool_size belongs to sampling=pool, not {self.sampling}; add --set pool_size=none")
+        if self.rule == "sampled-teacher" and self.distill_from is not None and self.n < 2:
+            raise InputError(
+                f"n is {self.n}; rule 'sampled-teacher' needs at least 2 archs per step, of which the first teaches: "
+                "give a larger --n, or --set distill_from=never"
+            )
         if self.rule == "sandwich" and self.n < 2:
             raise InputError(
                 f"n is {self.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
