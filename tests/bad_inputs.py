@@ -315,7 +315,7 @@ CHANGES = [
     (f"batch_size={HUGE}", f"not '{HUGE}'"),
     ("warmup_steps=-1", "a whole number from 0 to 10,000,000, not '-1'"),
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
-    ("rule=sandwiches", "sandwich, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
+    ("rule=sandwiches", "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
     ("sampling=greedy", "strict-fair, fair, uniform, params, largest, pool or macs-bins, not 'greedy'"),
     ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),
@@ -1573,11 +1573,13 @@ ENSEMBLES = [
 from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
 from bad_inputs_folders import FOLDERS  # noqa: E402
 from bad_inputs_machines import MACHINES  # noqa: E402 - it needs the words above
+from bad_inputs_study import STUDY_ROWS  # noqa: E402
 
 BAD_INPUTS = [
     *MACHINES,
     *FOLDERS,
     *ANS_ROWS,
+    *STUDY_ROWS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,

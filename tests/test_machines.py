@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from nni.experiment.config import ExperimentConfig
+from nni.experiment.config.utils import internal
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASED = ROOT / "examples" / "released"
@@ -40,6 +41,7 @@ def test_nnis_classes_accept_the_example_and_refuse_it_with_a_misspelt_field(nam
     assert loaded.canonical_copy().training_service.platform == ("local" if name == "search" else name)
     assert len(config["searchSpace"]["shard"]["_value"]) == config["maxTrialNumber"]
 
+    monkeypatch.setattr(internal, "_current_base_path", None)  # NNI leaves it set where it refuses a file
     config["trainingService"]["platfrom"] = config["trainingService"]["platform"]
     with pytest.raises((ValueError, AttributeError, TypeError, RuntimeError)):
         ExperimentConfig.load(changed(config, path, tmp_path)).validate()

@@ -629,8 +629,8 @@ LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
     "rule": (
-        _one_of("sandwich", "multi-path", "pool-distillation", "frozen-teacher"),
-        "sandwich, multi-path, pool-distillation or frozen-teacher",
+        _one_of("sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"),
+        "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher",
     ),
     "sampling": (
         _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"),

@@ -30,6 +30,7 @@ from nni_nas_consistency.nni3.workarounds import (
     quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
+    trial_restored,
     warnings_only,
     without_training_service_warning,
 )
@@ -152,7 +153,8 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         with without_training_service_warning():
             if self._nni_manager_required():
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
-            with nullcontext() if debug else warnings_only(), quiet_interruptions(), stopped_afterwards(self):
+            shown = nullcontext() if debug else warnings_only()
+            with shown, quiet_interruptions(), stopped_afterwards(self), trial_restored():
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation
 
-Rule = Literal["sandwich", "multi-path", "pool-distillation", "frozen-teacher"]
+Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
 Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"]
 Decay = Literal["cosine", "linear", "linear-per-epoch"]
 Start = Literal["as-left", "reordered"]
@@ -177,6 +177,7 @@ class Phase:
         augmentation: Of the training images; None: that of the data set.
         n: Archs per step.
         rule: `sandwich`: the largest and the smallest arch run at every step, the mean of the losses is minimised.
+            `sampled-teacher`: the same without these two, and the first sampled arch is the teacher.
             `multi-path`: sampled archs alone learn from the labels, the sum of the losses is minimised.
             `pool-distillation`: sampled archs learn from the labels and from the softmax of the largest, which runs
             besides and learns from the labels; the sum of the losses is minimised.
@@ -185,7 +186,7 @@ class Phase:
         sampling: How archs are drawn; `largest`: always the largest; `pool`: those of a pool, by its weights, or in its
             order first and reshuffled each pass.
         distill_from: By the sandwich rule, the epoch, from 0, at which the largest arch becomes the teacher of all
-            others; None: never.
+            others; None: never. Likewise the first arch of `sampled-teacher`.
         grad_clip: Largest gradient norm, or None.
         ema: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992), such as 0.999,
             which takes the place of the last weights when the phase ends; None: the last weights.
@@ -243,7 +244,7 @@ class Phase:
             raise InputError("sampling=macs-bins needs bins: add --set macs_bins=FROM:TO:BINS, such as 290e6:360e6:7")
         if self.sampling != "macs-bins" and self.macs_bins is not None:
             raise InputError(f"macs_bins belongs to sampling=macs-bins, not {self.sampling}; leave it out")
-        if self.rule != "sandwich" and self.distill_from is not None:
+        if self.rule not in ("sandwich", "sampled-teacher") and self.distill_from is not None:
             raise InputError(f"distill_from belongs to rule=sandwich, not {self.rule}; add --set distill_from=never")
         if self.rule != "frozen-teacher" and (self.sandwich_ramp is not None or self.rank_weight):
             raise InputError(
@@ -308,6 +309,19 @@ class Recipe:
     def for_epochs(self, epochs: int) -> Recipe:
         """Return the same recipe with another length of its last phase."""
         return replace(self, phases=(*self.phases[:-1], self.phases[-1].for_epochs(epochs)))
+
+    def for_a_moment(self) -> Recipe:
+        """Return the same recipe with one epoch a phase and no warm-up, to see how long its steps take."""
+        phases = []
+        for phase in self.phases:
+            short = phase.for_epochs(1) if phase.optimization.epochs else phase
+            phases.append(replace(short, optimization=replace(short.optimization, warmup_steps=0, warmup_epochs=0.0)))
+        return replace(self, phases=tuple(phases))
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps on so many training images, of all phases."""
+        runs = (phase.optimization for phase in self.phases)
+        return sum(run.epochs * run.steps_per_epoch(images) for run in runs)
 
     def from_phase(self, first: int) -> Recipe:
         """Return the same recipe without the phases before one, which keep their place with 0 epochs.

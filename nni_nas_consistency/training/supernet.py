@@ -20,7 +20,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.archs.pool import Pool
-from nni_nas_consistency.errors import InputError, Terminated
+from nni_nas_consistency.errors import Diverged, InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import TrainingImages
@@ -89,7 +89,7 @@ def train_supernet(
 
     Raises:
         NonFiniteLoss: The training diverged.
-        RuntimeError: It ended at a loss far above that of guessing.
+        Diverged: It ended at a loss far above that of guessing.
         InputError: A checkpoint cannot be gone on from, the warm-up is not shorter than the training, settings of the
             recipe do not fit each other or the space, a pool is missing, the space cannot share weights so, or
             something else has started the processes of `run.devices`.
@@ -255,7 +255,7 @@ def _check_learnt(trainer: Trainer, guessing: float) -> None:
     """Refuse a supernet whose loss at the end is far above that of guessing."""
     loss = next(callback.loss for callback in trainer.callbacks if isinstance(callback, LastLoss))
     if loss > WORSE_THAN_GUESSING * guessing:
-        raise RuntimeError(
+        raise Diverged(
             f"the training ended at a loss of {loss:.3g}, where guessing has {guessing:.2f}: it diverged; lower the "
             "learning rate or lengthen the warm-up"
         )
