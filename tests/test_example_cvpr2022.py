@@ -25,7 +25,8 @@ from nni_nas_consistency.images import datasets
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.strategies import oneshot
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cvpr2022"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples" / "cvpr2022"
 README = (EXAMPLE / "README.md").read_text()
 SMALL, IMAGENET = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [shlex.split(line) for line in SMALL.splitlines()]
@@ -33,6 +34,8 @@ LIST = "CVPR_2022_NAS_Track1_test.json"
 SHORTER = {"--limit": "9", "--epochs": "1", "--side": "8", "--val-images": "6", "--batch-size": "4"}
 SHORTER["--precision"] = "32-true"  # in bf16, torch 2.12 leaves gradients unset that 3×3 kernels have on 1×1 features
 """What follows an option, in place of what the example has."""
+
+MEASURES = ("pearson", "kendall")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,17 @@ def test_images_are_chosen_searched_on_and_held_out_of_the_same_folder(done, mon
     assert [path.name.split("-")[0] for path in Path("cache").glob("*.json")] == ["held"]
     run("search", *trained, "--images", 8, "--trials", 3, "--population", 2, "--out", "searched.json")
     assert read_scores(Path("searched.json"), RESNET48_CODEC).provenance["shape"] == [3, 3, 8]
+
+
+def test_the_measured_page_quotes_its_report():
+    page = (ROOT / "docs" / "measured-2022.md").read_text()
+    report = json.loads((ROOT / "docs" / "measured" / "cvpr2022" / "report.json").read_text())
+    for name, column in {"supernet, recipe": report["consistency"], **report["baselines"]}.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name}")]
+        found = [f"{column[of]['value']:.3f} [{column[of]['low']:.3f}, {column[of]['high']:.3f}]" for of in MEASURES]
+        assert row.endswith(f"| {' | '.join(found)} | {column['n']} |")
+    accuracies = [arch["reference"] for arch in report["archs"]]
+    assert f"from {min(accuracies):.3f} to {max(accuracies):.3f}" in page
 
 
 def test_a_killed_training_on_a_folder_ends_with_the_same_weights(done, monkeypatch):
