@@ -216,7 +216,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | job.data.settings() | images.identity()
+    settings = job.settings() | job.data.settings(train=True) | images.identity()
     settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
@@ -438,7 +438,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {**self.data.settings(), "images": images}
+        settings: dict[str, Json] = {**self.data.settings(train=False), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -884,7 +884,7 @@ def train_standalone(
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
+        identity={"space": job.system.space, **job.data.settings(train=True), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
         report=report,
@@ -1489,7 +1489,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings(train=False)}
     provenance |= job.settings()
     if job.max_latency_ms is not None:
         provenance["latency"] = asdict(_latency_setup(job, place))
