@@ -249,7 +249,7 @@ def counts():
     return list(of(typer.main.get_command(app), ()))
 
 
-OF_THE_DATA = ("--images", "--train-images", "--val-images")
+OF_THE_DATA = ("--images", "--train-images", "--val-images", "--calibration-images")
 BOUNDED = [case for case in counts() if case[1] not in OF_THE_DATA]
 
 
