@@ -13,8 +13,9 @@ from command import run
 from helpers import keep_nni_in, wait_for
 from test_examples import get, nnictl_experiment
 
+from nni_nas_consistency.cli.main import command_tree
 from nni_nas_consistency.files.arch_lists import read_released
-from nni_nas_consistency.systems import SPOS_OF_DIGITS
+from nni_nas_consistency.systems import EFFICIENT_CIFAR, SPOS_OF_DIGITS
 
 ROOT = Path(__file__).resolve().parents[1]
 TUNING = ROOT / "examples" / "efficient_cifar"
@@ -63,6 +64,23 @@ def test_nnictl_tunes_the_network_and_the_summary_has_every_trial(tmp_path):
     lines = example(TUNING / "summary.py", tmp_path / "out").splitlines()
     assert lines[0].split() == ["trial", "accuracy", "seconds", *next(iter(results.values()))["parameters"]]
     assert {line.split()[0] for line in lines[1:]} == set(results)
+
+
+COMMANDS = [
+    line
+    for folder in (TUNING, SPOS)
+    for line in re.findall(r"^nni-consistency (?!nnictl).*", (folder / "README.md").read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_pages_has_words_that_the_command_line_takes(line):
+    verb, *words = shlex.split(line)[1:]
+    command = command_tree().commands[verb]
+    read = command.make_context(verb, list(words))
+    assert not read.args
+    if "--arch" in words:
+        EFFICIENT_CIFAR.make_space((10, 3, 32), standalone=True).codec.parse(read.params["arch"])
 
 
 def test_of_equally_accurate_trials_the_shorter_comes_first(tmp_path):
