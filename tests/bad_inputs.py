@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bad_inputs_search import rows as search_rows
+from bad_inputs_spos import rows as spos_rows
 from damages import (
     Damage,
     Malice,
@@ -1593,4 +1594,5 @@ BAD_INPUTS = [
     *FAILING,
     *ENSEMBLES,
     *search_rows(BadInput),
+    *spos_rows(BadInput),
 ]
