@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nni
+import nni.trial
 import nni_node
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from helpers import (
     tiny_space,
     tiny_supernet,
 )
+from nni.experiment import launcher
 from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
@@ -56,7 +58,7 @@ from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3 import trial
 from nni_nas_consistency.nni3.experiment import run_in_process
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.workarounds import localhost_only, patient_start
 from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
 
 IGNORED_SERVICE = "`training_service` will be ignored for sequential execution engine."
@@ -288,6 +290,18 @@ def test_an_experiment_in_this_process_is_stopped_after_its_run(tmp_path):
         run.stop()
 
 
+@pytest.mark.parametrize("kind", [NasExperiment, RetiariiExperiment])
+def test_an_experiment_inside_a_trial_leaves_the_trial_its_parameter(tmp_path, monkeypatch, kind):
+    outer = {"parameter_id": 7, "parameters": {"lr": 0.1}}
+    monkeypatch.setattr(nni.trial, "_params", outer)
+    config = nnis_own(tmp_path) if kind is NasExperiment else in_process(tmp_path, max_trial_number=3)
+    experiment = kind(Toy(), FunctionalEvaluator(report_one), Random(seed=0), config)
+    experiment.run()
+    assert (nni.trial._params is outer) == (kind is RetiariiExperiment)
+    if kind is NasExperiment:
+        experiment.stop()
+
+
 def test_nnis_supernets_freeze_layers_without_bias_in_an_experiment(tmp_path):
     supernet = RandomOneShot().mutate_model(Toy())
     sample = {"channels": 1, "outputs": 2}
@@ -363,6 +377,20 @@ def test_a_log_that_cannot_be_written_costs_no_traceback(tmp_path, capfd, ours):
         experiment.stop()
     assert len(logs) == 1
     assert ("--- Logging error ---" in capfd.readouterr().err) != ours
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_manager_that_is_slow_to_start_is_waited_for(monkeypatch, patient):
+    answers = iter([ConnectionError] * 6)
+
+    def get(*where):
+        if (error := next(answers, None)) is not None:
+            raise error
+
+    monkeypatch.setattr(launcher.rest, "get", get)
+    monkeypatch.setattr(launcher.time, "sleep", lambda seconds: None)
+    with patient_start() if patient else pytest.raises(ConnectionError):
+        launcher._check_rest_server(1, url_prefix=None)
 
 
 def test_localhost_only_leaves_no_variable_behind(monkeypatch):

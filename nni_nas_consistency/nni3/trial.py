@@ -1,13 +1,17 @@
-"""The function that an NNI trial runs: score one arch with the weights of a trained supernet."""
+"""What an NNI trial runs: score one arch with the weights of a trained supernet; report while a supernet is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import nni
+import nni.trial
+from nni.runtime.env_vars import trial_env_vars
+from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import Score, Scoring
@@ -52,6 +56,27 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
     score = score_network(model, how, report=report).of(how.metric)
     nni.report_final_result(score)
     return score
+
+
+def intermediate_reporter() -> Callable[[float], None]:
+    """Return a function that reports an intermediate result of the trial that this process is.
+
+    Also while a training runs, which is an experiment of NNI in this process: until it ends, what
+    `nni.report_intermediate_result` reports goes to that experiment. Call it after `nni.get_next_parameter`, and before
+    the training.
+    """
+    channel, parameter, numbers = get_default_trial_command_channel(), nni.trial._params, count()
+
+    def report(result: float) -> None:
+        channel.send_metric(
+            parameter_id=None if parameter is None else parameter["parameter_id"],
+            trial_job_id=trial_env_vars.NNI_TRIAL_JOB_ID,
+            type="PERIODICAL",
+            sequence=next(numbers),
+            value=result,
+        )
+
+    return report
 
 
 @lru_cache(maxsize=1)

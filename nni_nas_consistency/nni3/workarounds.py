@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from typing import Any
 
+import nni.trial
 import numpy as np
 import torch
+from nni.experiment import launcher
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
@@ -160,6 +162,21 @@ def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
 
 
 @contextmanager
+def trial_parameter_kept() -> Iterator[None]:
+    """Keep the parameter of the trial that this process is, while an experiment in the block runs trials of its own.
+
+    NNI has one parameter per process, and leaves that of the inner trial, with the id 0, behind: results that the outer
+    trial reports later count for another one. Can go with
+    `test_an_experiment_inside_a_trial_leaves_the_trial_its_parameter`.
+    """
+    before = nni.trial._params
+    try:
+        yield
+    finally:
+        nni.trial._params = before
+
+
+@contextmanager
 def localhost_only() -> Iterator[None]:
     """Bind an NNI manager that is started inside the block to 127.0.0.1; also one that `nnictl` starts.
 
@@ -177,6 +194,21 @@ def localhost_only() -> Iterator[None]:
                 del os.environ["NODE_OPTIONS"]
             else:
                 os.environ["NODE_OPTIONS"] = before
+
+
+@contextmanager
+def patient_start() -> Iterator[None]:
+    """Wait a minute for an NNI manager that is started inside the block; NNI gives it up after four seconds.
+
+    On a busy machine it takes longer to come up. Can go with `test_a_manager_that_is_slow_to_start_is_waited_for`.
+    """
+    check = launcher._check_rest_server
+    before = check.__defaults__
+    check.__defaults__ = (60, None)
+    try:
+        yield
+    finally:
+        check.__defaults__ = before
 
 
 @contextmanager
