@@ -6,43 +6,59 @@ so that the command line can check its words without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
 from nni_nas_consistency.archs.resnet48 import resnet48_cost, width_divisor_of
+from nni_nas_consistency.archs.spos_cifar import DOMAINS, TUNED, Variant, spos_cifar_cost, tuned_cost
 from nni_nas_consistency.errors import DataError, InputError
+from nni_nas_consistency.files.progress import ShowProgress, silent
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import (
+    CIFAR10_FAST,
     CIFAR10_TEST,
     CIFAR10_TRAIN,
+    CIFAR100_FAST,
     CIFAR100_TEST,
     CIFAR100_TRAIN,
+    DIGITS_FAST,
     DIGITS_TEST,
     IMAGENET_TEST,
     IMAGENET_TRAIN,
     Augmentation,
 )
+from nni_nas_consistency.images.folder_options import FolderOptions
 from nni_nas_consistency.training.recipes import (
     ANS,
+    ANS_DIGITS,
+    CROSS_ENTROPY,
     EMBEDDED,
+    FAST_LOSS,
     NAZARICK,
     SHORT,
+    SPOS_CIFAR,
+    SPOS_DIGITS,
     STANDALONE_2022,
     STANDALONE_CIFAR100,
     STANDALONE_DIGITS,
+    STANDALONE_FAST,
+    STANDALONE_SPOS_DIGITS,
     SUPERNET_2022,
+    Loss,
     Optimization,
     Recipe,
 )
 
 if TYPE_CHECKING:
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.spaces.resnet48 import Activation, DomainName
 
@@ -55,55 +71,103 @@ class DataSet:
         name: Its word on the command line.
         shape: Classes, channels, and side in pixels.
         needs_root: Whether it lies in a folder that has to be named.
-        load: Gives its images: `load(root, train=…, download=…)`.
+        load: Gives its images, all in memory: `load(root, train=…, download=…)`; None for a folder of images.
         test: How test images are normalised.
         train: How training images are augmented where an arch is trained alone.
-        counts: How many training and test images it has.
+        counts: How many training and test images it has; None for a folder, which is not counted beforehand.
+        folder: How a folder of images is read; None for a data set that is no such folder.
     """
 
     name: str
     shape: tuple[int, int, int]
     needs_root: bool
-    load: Callable[..., Images]
+    load: Callable[..., Images] | None
     test: Augmentation
     train: Augmentation
-    counts: tuple[int, int]
+    counts: tuple[int, int] | None
+    folder: FolderOptions | None = None
 
     def check_count(self, option: str, n: int | None, *, train: bool) -> None:
         """See that so many training or test images can be used; None stands for all of them.
 
+        A folder says how many it has when it is read.
+
         Raises:
             DataError: There are fewer, or it is none.
         """
+        if self.counts is None:
+            return
         most, which = (self.counts[0], "training") if train else (self.counts[1], "test")
         if n is not None and not 1 <= n <= most:
             raise DataError(f"{option} {n}: {self.name} has {most} {which} images; choose 1 to {most}")
 
     def check_root(self, root: Path | None, *, download: bool = False) -> None:
-        """See that there is a folder which may hold the data set; what it holds is not looked at.
+        """See that there is a folder which may hold the data set; of a folder of images, the classes are counted.
 
         Raises:
-            InputError: The data set needs a folder and none is given, or is not there.
+            InputError: The data set needs a folder and none is given, or is not there; or it has other classes.
         """
         if not self.needs_root:
             return
+        if self.folder is not None and download:
+            raise InputError(f"{self.name} is not downloaded by --download; unpack it, and give --data-root")
         if root is None:
-            raise InputError(f"{self.name} needs --data-root, the folder that holds it; --download fetches it there")
+            fetched = "" if self.folder is not None else "; --download fetches it there"
+            raise InputError(f"{self.name} needs --data-root, the folder that holds it{fetched}")
         try:
             is_folder = root.expanduser().is_dir()
         except (OSError, RuntimeError) as error:  # a name that is too long; ~somebody who is not known here
             raise DataError(f"--data-root {root}: {error}; name the folder that holds {self.name}") from error
         if not is_folder and not download:
-            raise DataError(f"--data-root {root}: is no folder; name the one that holds {self.name}, or --download it")
+            fetched = "" if self.folder is not None else ", or --download it"
+            raise DataError(f"--data-root {root}: is no folder; name the one that holds {self.name}{fetched}")
+        if self.folder is not None and self.shape[0]:
+            self.folder.check(root.expanduser(), self.name, self.shape[0])
 
-    def images(self, root: Path | None, *, train: bool, download: bool = False) -> Images:
-        """Return the training or the test images.
+    def images(
+        self, root: Path | None, *, train: bool, download: bool = False, progress: ShowProgress = silent
+    ) -> Images:
+        """Return the training or the test images as they are tested; those of a folder are mapped into memory.
+
+        Args:
+            root: The folder that holds the data set.
+            train: Whether to return the training images.
+            download: Whether the data set may be fetched into the folder.
+            progress: Shows the progress of decoding a folder, which is done once.
+
+        Raises:
+            InputError: The data set needs a folder and none is given, or is not there; or images cannot be decoded.
+        """
+        self.check_root(root, download=download)
+        if self.folder is None:
+            assert self.load is not None
+            return self.load(root, train=train, download=download)
+        assert root is not None
+        from nni_nas_consistency.images.folder import image_files
+        from nni_nas_consistency.images.prepared import prepared
+
+        root = root.expanduser()
+        files = image_files(root, self.folder, self.shape[0], train=train)
+        return prepared(files, self.folder.cache or root / "prepared", progress=progress)
+
+    def training_images(self, root: Path | None, *, download: bool = False) -> TrainingImages:
+        """Return the training images to train on; those of a folder are decoded when they are needed.
 
         Raises:
             InputError: The data set needs a folder and none is given, or is not there.
         """
+        if self.folder is None:
+            return self.images(root, train=True, download=download)
         self.check_root(root, download=download)
-        return self.load(root, train=train, download=download)
+        assert root is not None
+        from nni_nas_consistency.images.folder import image_files
+
+        return image_files(root.expanduser(), self.folder, self.shape[0], train=True)
+
+    def settings(self) -> dict[str, Json]:
+        """Return what decides the images that are seen, besides those of the folder."""
+        own: dict[str, Json] = {"data": self.name}
+        return own if self.folder is None else {**own, "shape": list(self.shape), **self.folder.settings()}
 
 
 def _cifar100(root: Path, *, train: bool, download: bool) -> Images:
@@ -124,18 +188,16 @@ def _digits(root: Path | None, *, train: bool, download: bool) -> Images:
     return digits(train=train)
 
 
-def _imagenet(root: Path, *, train: bool, download: bool) -> Images:
-    raise InputError("folders of images cannot be read yet; give --data cifar100, cifar10 or digits")
-
-
 CIFAR100 = DataSet("cifar100", (100, 3, 32), True, _cifar100, CIFAR100_TEST, CIFAR100_TRAIN, (50_000, 10_000))
 CIFAR10 = DataSet("cifar10", (10, 3, 32), True, _cifar10, CIFAR10_TEST, CIFAR10_TRAIN, (50_000, 10_000))
 DIGITS_8 = DataSet("digits", (10, 1, 8), False, _digits, DIGITS_TEST, DIGITS_TEST, (1200, 597))
 IMAGENET = DataSet(
-    "imagenet", (1000, 3, 224), True, _imagenet, IMAGENET_TEST, IMAGENET_TRAIN, counts=(1_281_167, 50_000)
+    "imagenet", (1000, 3, 224), True, None, IMAGENET_TEST, IMAGENET_TRAIN, (1_281_167, 50_000), FolderOptions()
 )
+FOLDER = DataSet("folder", (0, 3, 224), True, None, IMAGENET_TEST, IMAGENET_TRAIN, None, FolderOptions())
+"""Any folder of images, normalised as ImageNet is; `cli.parse` fills in its classes, and its side if it is another."""
 
-DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8, IMAGENET)
+DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8, IMAGENET, FOLDER)
 
 
 @dataclass(frozen=True)
@@ -154,6 +216,10 @@ class System:
         cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
             without its network; None: there is no such formula, and they are counted on the network.
         absolute_pearson: Whether the competition's board counts |Pearson|.
+        loss: The loss of an arch that is trained alone.
+        augmentations: How training images are augmented, by the name of the data set, where it is not as the data set
+            says.
+        dropped: Label and choice of what its space was shrunk by.
     """
 
     space: str
@@ -166,6 +232,25 @@ class System:
     standalone: Optimization
     cost: Callable[[Arch, tuple[int, int, int]], Cost] | None
     absolute_pearson: bool = False
+    loss: Loss = CROSS_ENTROPY
+    augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
+    dropped: tuple[tuple[str, Choice], ...] = ()
+
+    def without(self, dropped: Sequence[tuple[str, Choice]]) -> System:
+        """Return the system without some choices (label, choice), whose space NNI's strategies see as smaller too.
+
+        Raises:
+            ArchError: There is no such choice, or it is the last one.
+        """
+        domain = self.domain
+        for label, choice in dropped:
+            domain = domain.without(label, choice)
+        smaller = partial(_restricted, make=self.make, domain=domain)
+        return replace(self, domain=domain, make=smaller, dropped=(*self.dropped, *dropped))
+
+    def augmentation(self, data: DataSet) -> Augmentation:
+        """Return how the training images of a data set are augmented."""
+        return self.augmentations.get(data.name, data.train)
 
     @property
     def codec(self) -> Codec:
@@ -180,6 +265,15 @@ class System:
             standalone: Whether networks have the shortcuts that reference accuracies were trained with.
         """
         return self.make(shape, standalone=standalone)
+
+
+def _restricted(
+    shape: tuple[int, int, int], *, standalone: bool, make: Callable[..., ChainSpace], domain: Domain
+) -> ChainSpace:
+    space = make(shape, standalone=standalone)
+    if not standalone:  # an arch that is trained alone may be any
+        space.restrict(domain)
+    return space
 
 
 def _resnet20(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:
@@ -254,12 +348,94 @@ EMBEDDED_BENCHMARK = System(
     made_with={"class": "ResNet20Space", "width_unit": 1},
     make=_resnet20_of_unit_1,
     data=DIGITS_8,
-    recipes=(EMBEDDED,),
+    recipes=(EMBEDDED, ANS_DIGITS),
     standalone=STANDALONE_DIGITS,
     cost=partial(resnet20_cost, shortcut="projection"),
 )
 
-SYSTEMS = (CVPR2021, CVPR2022, CVPR2022_PRELU, CVPR2022_MISH, CVPR2022_DEMO, EMBEDDED_BENCHMARK)
+FAST = {"cifar10": CIFAR10_FAST, "cifar100": CIFAR100_FAST, "digits": DIGITS_FAST}
+"""How training images are augmented in the fast training, and in that of its supernet."""
+
+
+def _spos_cifar(
+    shape: tuple[int, int, int], *, standalone: bool, widths: tuple[int, int, int, int], variant: Variant
+) -> ChainSpace:
+    from nni_nas_consistency.spaces.spos_cifar import SposCifarSpace
+
+    return SposCifarSpace(*shape, *widths, variant=variant)
+
+
+def _spos(space: str, data: DataSet, about: str, *, width_divisor: int = 1, variant: Variant = "layers") -> System:
+    """Return a member of SPOS-CIFAR.
+
+    Args:
+        space: Its name on the command line.
+        data: The data set, unless another is named.
+        about: What tells it from the others.
+        width_divisor: All widths are divided by it.
+        variant: Whether its choices are operators, or kernels and skips of blocks.
+    """
+    prep, layer1, layer2, layer3 = (width // width_divisor for width in (64, 128, 256, 512))
+    widths = (prep, layer1, layer2, layer3)
+    recipe, standalone = (SPOS_DIGITS, STANDALONE_SPOS_DIGITS) if data is DIGITS_8 else (SPOS_CIFAR, STANDALONE_FAST)
+    return System(
+        space=space,
+        about=f"SPOS-CIFAR: single path one-shot, operators by choice{about}",
+        domain=DOMAINS[variant],
+        made_with={"class": "SposCifarSpace", "variant": variant, "prep": prep},
+        make=partial(_spos_cifar, widths=widths, variant=variant),
+        data=data,
+        recipes=(recipe,),
+        standalone=standalone,
+        cost=partial(spos_cifar_cost, widths=widths, variant=variant),
+        loss=FAST_LOSS,
+        augmentations=FAST,
+    )
+
+
+def _efficient_cifar(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:
+    from nni_nas_consistency.spaces.efficient_cifar import EfficientCifarSpace
+
+    return EfficientCifarSpace(*shape, domain="any" if standalone else "tuned")
+
+
+SPOS = _spos("spos-cifar", CIFAR100, ", on CIFAR-100")
+SPOS_BLOCKS = _spos("spos-cifar-blocks", CIFAR100, ", blocks with skips, on CIFAR-100", variant="blocks")
+SPOS_OF_DIGITS = _spos("spos-digits", DIGITS_8, ", an eighth as wide, on 8×8 digits", width_divisor=8)
+SPOS_BLOCKS_OF_DIGITS = _spos(
+    "spos-digits-blocks",
+    DIGITS_8,
+    ", blocks with skips, an eighth as wide, on 8×8 digits",
+    width_divisor=8,
+    variant="blocks",
+)
+EFFICIENT_CIFAR = System(
+    space="efficient-cifar",
+    about="the network whose hyper-parameters SPOS-CIFAR tunes, its widths by choice, on CIFAR",
+    domain=TUNED,
+    made_with={"class": "EfficientCifarSpace", "domain": "tuned"},
+    make=_efficient_cifar,
+    data=CIFAR100,
+    recipes=(SPOS_CIFAR,),
+    standalone=STANDALONE_FAST,
+    cost=tuned_cost,
+    loss=FAST_LOSS,
+    augmentations=FAST,
+)
+
+SYSTEMS = (
+    CVPR2021,
+    CVPR2022,
+    CVPR2022_PRELU,
+    CVPR2022_MISH,
+    CVPR2022_DEMO,
+    EMBEDDED_BENCHMARK,
+    SPOS,
+    SPOS_BLOCKS,
+    SPOS_OF_DIGITS,
+    SPOS_BLOCKS_OF_DIGITS,
+    EFFICIENT_CIFAR,
+)
 
 
 def system_of_checkpoint(space: Mapping[str, object]) -> System | None:

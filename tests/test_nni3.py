@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nni
-import nni.trial
 import nni_node
 import numpy as np
 import pytest
@@ -288,18 +287,6 @@ def test_an_experiment_in_this_process_is_stopped_after_its_run(tmp_path):
         run.run()
         assert status_of(run) == status
         run.stop()
-
-
-@pytest.mark.parametrize("kind", [NasExperiment, RetiariiExperiment])
-def test_an_experiment_inside_a_trial_leaves_the_trial_its_parameter(tmp_path, monkeypatch, kind):
-    outer = {"parameter_id": 7, "parameters": {"lr": 0.1}}
-    monkeypatch.setattr(nni.trial, "_params", outer)
-    config = nnis_own(tmp_path) if kind is NasExperiment else in_process(tmp_path, max_trial_number=3)
-    experiment = kind(Toy(), FunctionalEvaluator(report_one), Random(seed=0), config)
-    experiment.run()
-    assert (nni.trial._params is outer) == (kind is RetiariiExperiment)
-    if kind is NasExperiment:
-        experiment.stop()
 
 
 def test_nnis_supernets_freeze_layers_without_bias_in_an_experiment(tmp_path):

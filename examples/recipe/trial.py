@@ -9,7 +9,7 @@ import nni
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli.parse import recipe_of, system_and_data
-from nni_nas_consistency.nni3.trial import intermediate_reporter
+from nni_nas_consistency.nni3.trial import trial_reporter
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -22,7 +22,7 @@ if __name__ == "__main__":
     system, data = system_and_data(o.space, None)
     changes = [f"{name}={value}" for name, value in nni.get_next_parameter().items()]
     recipe = recipe_of(None, system, data, o.epochs, None, changes)
-    run, report = Path(os.environ["NNI_OUTPUT_DIR"], "run"), intermediate_reporter()
+    run, report = Path(os.environ["NNI_OUTPUT_DIR"], "run"), trial_reporter()
 
     def write(line):  # one an epoch
         report(float(re.search(r"val_acc (\S+)", line)[1]))

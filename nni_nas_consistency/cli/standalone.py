@@ -11,6 +11,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -18,10 +19,16 @@ from nni_nas_consistency.cli.options import (
     LimitOption,
     OutFolder,
     RootOption,
+    SideOption,
+    SmallestCropOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.training.recipes import AlonePrecision
 
 
 def standalone(
@@ -32,6 +39,12 @@ def standalone(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    side: SideOption = None,
+    smallest_crop: SmallestCropOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     seeds: Annotated[
         int,
         count_option(
@@ -44,6 +57,10 @@ def standalone(
         list[str] | None,
         typer.Option("--set", help="Change a setting: NAME=VALUE, such as batch_size=1024; repeatable."),
     ] = None,
+    precision: Annotated[
+        AlonePrecision,
+        typer.Option(help="Precision of the convolutions, as Lightning names it; 16-mixed is for GPUs."),
+    ] = "32-true",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the accuracies that --out holds, and train anew.")
     ] = False,
@@ -54,18 +71,31 @@ def standalone(
 
     Finished seeds are kept; run again to continue.
     """
-    system, data_set = parse.system_and_data(space, data)
+    folder = parse.FolderWords(
+        data_root,
+        side=side,
+        smallest_crop=smallest_crop,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, folder=folder)
+    loss, augmentation, others = parse.loss_and_augmentation_of(system, data_set, changes or [])
     job = jobs.StandaloneJob(
         system,
         data_set,
         parse.archs_of(system, archs, arch),
         out,
-        parse.optimization_of(system, epochs, changes or []),
+        parse.optimization_of(system, epochs, others),
         seeds=seeds,
         limit=limit,
         overwrite=overwrite,
         data_root=data_root,
         download=download,
+        loss=loss,
+        augmentation=augmentation,
+        precision=precision,
         device=device,
         provenance=provenance(command_line(context)),
     )

@@ -1,4 +1,4 @@
-"""What an NNI trial runs: score one arch with the weights of a trained supernet; report while a supernet is trained."""
+"""What NNI trials run: scoring one arch with the weights of a trained supernet; reports from a training inside one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nni
-import nni.trial
+from nni import trial as nni_trial
 from nni.runtime.env_vars import trial_env_vars
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
@@ -58,22 +58,22 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
     return score
 
 
-def intermediate_reporter() -> Callable[[float], None]:
-    """Return a function that reports an intermediate result of the trial that this process is.
+def trial_reporter() -> Callable[[float], None]:
+    """Return what reports intermediate results of the trial that this process is, to call from a training inside it.
 
-    Also while a training runs, which is an experiment of NNI in this process: until it ends, what
-    `nni.report_intermediate_result` reports goes to that experiment. Call it after `nni.get_next_parameter`, and before
-    the training.
+    `nni.report_intermediate_result` would give them to the experiment that trains. Call it after
+    `nni.get_next_parameter`, before the training.
     """
-    channel, parameter, numbers = get_default_trial_command_channel(), nni.trial._params, count()
+    channel, parameters = get_default_trial_command_channel(), nni_trial._params
+    sequence = count(nni_trial._intermediate_seq)
 
-    def report(result: float) -> None:
+    def report(value: float) -> None:
         channel.send_metric(
-            parameter_id=None if parameter is None else parameter["parameter_id"],
-            trial_job_id=trial_env_vars.NNI_TRIAL_JOB_ID,
-            type="PERIODICAL",
-            sequence=next(numbers),
-            value=result,
+            "PERIODICAL",
+            None if parameters is None else parameters["parameter_id"],
+            trial_env_vars.NNI_TRIAL_JOB_ID,
+            next(sequence),
+            value,
         )
 
     return report

@@ -1,4 +1,4 @@
-"""Which archs a training step uses: uniform, fair, strict fair, by parameters, from a pool.
+"""Which archs a training step uses: uniform, fair, strict fair, by parameters or MACs, from a pool.
 
 All samplers share one protocol: `draw(n)` returns the next n archs, and `state_dict` holds all that later draws depend
 on. Fairness as in FairNAS (Chu et al. 2021, section 3), for variables with different numbers of choices. A variable
@@ -15,11 +15,15 @@ import torch
 
 from nni_nas_consistency.archs.arch import Arch, Choice, Choices
 from nni_nas_consistency.archs.domains import Domain, Variable
+from nni_nas_consistency.archs.pool import Pool
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress
 
 TRIES = 1000
 """Draws in a row that break a constraint before the sampler gives up."""
+
+TRIES_OF_A_BIN = 500
+"""Draws in a row outside a bin before any arch is taken."""
 
 Deal: TypeAlias = "Callable[[Variable, list[int]], list[Choice]]"
 """Returns a variable's choice for each of the archs that have it, given their indices."""
@@ -128,6 +132,64 @@ class ParamsSampler:
         self.uniform.load_state_dict(state)
 
 
+class MacsBinsSampler:
+    """Archs whose MACs are spread evenly over a range: a bin is drawn, then a uniform arch in it (SPOS).
+
+    Where no arch of the bin comes up in `TRIES_OF_A_BIN` draws, any uniform arch is taken, as published.
+
+    Args:
+        domain: What is drawn from.
+        generator: Source of randomness.
+        macs: Returns the MACs of an arch.
+        low: Lower end of the first bin, in MACs.
+        high: Upper end of the last bin.
+        bins: How many bins there are.
+
+    Raises:
+        InputError: None of 1000 uniform archs lies in the range.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        generator: torch.Generator,
+        *,
+        macs: Callable[[Arch], int],
+        low: float,
+        high: float,
+        bins: int,
+    ) -> None:
+        self.uniform = UniformSampler(domain, generator)
+        self.macs, self.low, self.high, self.bins = macs, low, high, bins
+        found = [macs(arch) for arch in UniformSampler(domain, torch.Generator().manual_seed(0)).draw(TRIES)]
+        if not any(low <= count <= high for count in found):
+            raise InputError(
+                f"macs_bins from {low:g} to {high:g}: none of {TRIES} archs of {domain.codec.space} lies there; on "
+                f"these images they have {min(found):g} to {max(found):g} MACs: give bins among those"
+            )
+
+    def draw(self, n: int) -> list[Arch]:
+        """Return n archs."""
+        return [self._of_some_bin() for _ in range(n)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state."""
+        return self.uniform.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self.uniform.load_state_dict(state)
+
+    def _of_some_bin(self) -> Arch:
+        width = (self.high - self.low) / self.bins
+        low = self.low + width * int(torch.randint(self.bins, (), generator=self.uniform.generator))
+        for _ in range(TRIES_OF_A_BIN):
+            (arch,) = self.uniform.draw(1)
+            if low <= self.macs(arch) <= low + width:
+                return arch
+        return self.uniform.draw(1)[0]
+
+
 class FairSampler:
     """Every variable deals its choices from a shuffled deck of its own.
 
@@ -189,35 +251,67 @@ def strict_fair_sampler(domain: Domain, generator: torch.Generator) -> FairSampl
 
 
 class PoolSampler:
-    """Archs of a given pool, each once in random order before any is repeated.
+    """Archs of a given pool: in its order first, then in passes of random order; or by weights, independently.
+
+    A pass gives each arch once before any is repeated.
 
     Args:
         pool: The archs, at least one.
         generator: Source of randomness.
+        weights: Of each arch, at least 0: every draw is independent, with probabilities in proportion. None: passes.
 
     Raises:
-        InputError: The pool is empty.
+        InputError: The pool is empty, or the weights are not one for each arch, negative, or sum to 0.
     """
 
-    def __init__(self, pool: Sequence[Arch], generator: torch.Generator) -> None:
-        if not pool:
-            raise InputError("the pool is empty; give at least one arch")
-        self.pool = list(pool)
+    def __init__(
+        self, pool: Sequence[Arch], generator: torch.Generator, *, weights: Sequence[float] | None = None
+    ) -> None:
+        self.pool = Pool(tuple(pool), None if weights is None else tuple(weights))
         self.generator = generator
         self.deck = Deck(len(pool), 1)
+        self.deck.left = list(self.deck.cards)
 
     def draw(self, n: int) -> list[Arch]:
         """Return n archs."""
-        return [self.pool[index] for index in self.deck.deal(n, self.generator)]
+        return [self.pool.archs[index] for index in self._indices(n)]
+
+    def _indices(self, n: int) -> list[int]:
+        if self.pool.weights is None:
+            return self.deck.deal(n, self.generator)
+        if n == 0:
+            return []
+        weights = torch.tensor(self.pool.weights, dtype=torch.float64)
+        drawn: list[int] = weights.multinomial(n, replacement=True, generator=self.generator).tolist()
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the indices of the archs that are left."""
+        """Return the generator's state and the indices of the archs that are left of the pass."""
         return {"generator": self.generator.get_state(), "left": list(self.deck.left)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self.generator.set_state(state["generator"])
         self.deck.left = list(state["left"])
+
+
+def uniform_pool(domain: Domain, n: int, generator: torch.Generator) -> list[Arch]:
+    """Return n distinct archs, uniform over a domain: what every so many archs of a uniform list are.
+
+    Raises:
+        InputError: The domain has hardly as many archs.
+    """
+    sampler = UniformSampler(domain, generator)
+    archs: dict[Choices, Arch] = {}
+    drawn = 0
+    while len(archs) < n:
+        if drawn > TRIES + 20 * n:
+            raise InputError(f"{domain.codec.space}: {drawn} draws gave {len(archs)} different archs; ask for fewer")
+        missing = n - len(archs)
+        for arch in sampler.draw(missing):
+            archs.setdefault(arch.choices, arch)
+        drawn += missing
+    return list(archs.values())
 
 
 def spread_archs(
