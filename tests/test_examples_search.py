@@ -50,7 +50,7 @@ def finished(config, folder):
     By the id of the parameters, not of the trial: NNI may list two trials that begin at once with each other's.
     """
     with nnictl_experiment(config, folder) as api:
-        wait_for(lambda: get(api, "check-status")["status"] == "DONE", seconds=300)
+        wait_for(lambda: get(api, "check-status")["status"] == "DONE", seconds=500)
         trials, metrics = get(api, "trial-jobs"), get(api, "metric-data")
     assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * len(trials)
     samples = {}

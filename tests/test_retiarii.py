@@ -106,7 +106,7 @@ def test_a_script_in_the_usual_shape_runs_with_one_changed_import(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     with localhost_only():
         words = [sys.executable, "script.py", str(free_port()), str(tmp_path / "experiments")]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert "best True True 2" in lines
