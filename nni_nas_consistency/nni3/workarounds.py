@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from nni import trial as nni_trial
+from nni.experiment import launcher
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
@@ -213,6 +214,21 @@ def _set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@contextmanager
+def patient_start() -> Iterator[None]:
+    """Wait a minute for an NNI manager that is started inside the block; NNI gives it up after four seconds.
+
+    On a busy machine it takes longer to come up. Can go with `test_a_manager_that_is_slow_to_start_is_waited_for`.
+    """
+    check = launcher._check_rest_server
+    before = check.__defaults__
+    check.__defaults__ = (60, None)
+    try:
+        yield
+    finally:
+        check.__defaults__ = before
 
 
 @contextmanager
