@@ -20,6 +20,7 @@ from nni_nas_consistency.cli.options import (
     OutFolder,
     RootOption,
     SeedOption,
+    ShrunkOption,
     SideOption,
     SmallestCropOption,
     SpaceOption,
@@ -133,6 +134,14 @@ def train(
             min=1, help="Validate on the first N test images, at most as many as there are; by default on 1,000."
         ),
     ] = None,
+    shrunk: ShrunkOption = None,
+    always: Annotated[
+        Path | None,
+        typer.Option(
+            help="Arch list: with rule=sandwich, the archs that run at every step, the teacher first; by default the "
+            "largest and the smallest of the space."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     devices: Annotated[
         int,
@@ -160,10 +169,12 @@ def train(
     system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
+    chosen = parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase)
+    system = parse.shrunk(system, shrunk)
     job = jobs.TrainJob(
         system,
         data_set,
-        parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase),
+        chosen,
         out,
         data_root=data_root,
         download=download,
@@ -180,6 +191,7 @@ def train(
         keep_epochs=keep_epochs,
         train_images=train_images,
         val_images=1000 if val_images is None else val_images,
+        always=parse.always_of(system, always, chosen),
         device=device,
         devices=devices,
         provenance=provenance(command_line(context)),

@@ -52,7 +52,7 @@ class TrainingImages(Protocol):
         """Return what tells these images from others of the same data set."""
 
     def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield the images of each draw, uint8 [B, C, H, W], on the device of the labels."""
+        """Yield the images of the part of each draw, uint8 [B, C, H, W], on the device of the labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +159,16 @@ class TrainingLoader:
         epoch, first = self._start
         self._start = (epoch + 1, 0)
         order = torch.randperm(len(self._images), generator=generator_of(self._seed, epoch)).to(self._images.y.device)
+        starts = range(first * self._batch_size, self._length * self._batch_size, self._batch_size)
         draws = [
-            Draw(order[batch * self._batch_size : (batch + 1) * self._batch_size], self._seed, (epoch, batch))
-            for batch in range(first, self._length)
+            Draw(order[start : start + self._batch_size], self._seed, (epoch, batch), (self._part, self._parts))
+            for batch, start in enumerate(starts, first)
         ]
         for draw, pixels in zip(draws, self._images.pixels(draws), strict=True):
             batch = draw.key[1]
             self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
-            x, y = augment(pixels, self._augmentation, draw.generator()), self._images.y[draw.images]
-            mine = slice(*(index * len(y) // self._parts for index in (self._part, self._part + 1)))
-            yield x[mine], y[mine]
+            x = augment(pixels, self._augmentation, draw.generator(), batch=len(draw.images), first=draw.mine.start)
+            yield x, self._images.y[draw.images[draw.mine]]
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the epoch and index of the batch that comes next."""

@@ -44,6 +44,7 @@ from nni_nas_consistency.nni3.workarounds import (
     quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
+    trial_restored,
     unknown_commands_passed_over,
     warnings_only,
     without_training_service_warning,
@@ -220,7 +221,8 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
                         raise ManagerError
                     self._tell_failures()
                     return finished
-            with nullcontext() if debug else warnings_only(), quiet_interruptions(), stopped_afterwards(self):
+            shown = nullcontext() if debug else warnings_only()
+            with shown, quiet_interruptions(), stopped_afterwards(self), trial_restored():
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
 
     def _tell_failures(self) -> None:

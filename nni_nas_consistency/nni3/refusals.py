@@ -11,7 +11,7 @@ from nni.nas.strategy import ENAS, TPE, PolicyBasedRL, Proxyless, RandomOneShot,
 from torch import nn
 
 from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.spaces.chain import ChainSpace, Link
 
 
 def check_strategy(space: ModelSpace, strategy: Strategy) -> None:
@@ -77,4 +77,4 @@ def _has_absent_links(space: ModelSpace) -> bool:
     if not isinstance(space, ChainSpace) or space.domain.largest is None or space.domain.smallest is None:
         return False
     smallest = space.domain.smallest
-    return any(link.key(smallest) is None for link in space.links)
+    return any(cast("Link", link).key(smallest) is None for link in space.links)

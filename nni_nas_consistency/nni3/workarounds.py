@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import requests
 import torch
+from nni import trial as nni_trial
 from nni.experiment import launcher
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
@@ -168,6 +169,21 @@ def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
         yield
     finally:
         experiment.stop()
+
+
+@contextmanager
+def trial_restored() -> Iterator[None]:
+    """Give an NNI trial its parameters back after an experiment that ran inside it.
+
+    NNI's sequential engine overwrites them and the count of intermediate results: what the trial reports afterwards
+    would be that of another trial, or of none. Until
+    `test_a_trial_reports_under_its_own_parameters_after_a_training_inside_it` fails without this.
+    """
+    before = nni_trial._params, nni_trial._intermediate_seq
+    try:
+        yield
+    finally:
+        nni_trial._params, nni_trial._intermediate_seq = before
 
 
 @contextmanager

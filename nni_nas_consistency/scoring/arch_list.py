@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
-from nni_nas_consistency.errors import FileError, InputError
+from nni_nas_consistency.errors import Diverged, FileError, InputError
 from nni_nas_consistency.files.arch_lists import write_released
 from nni_nas_consistency.files.progress import Progress, ShowProgress, silent
 from nni_nas_consistency.files.score_files import (
@@ -158,7 +158,7 @@ def score_list(
     Raises:
         FileError: A file cannot be written, is there already with different settings, or a journal is in use.
         InputError: There are more shards than segments.
-        RuntimeError: A score is not finite.
+        Diverged: A score is not finite.
     """
     segments = list(enumerate(segments_of(archs, supernet)))
     if shard.count > len(segments):
@@ -380,10 +380,10 @@ def check_finite(names: Sequence[str], scores: Sequence[Score]) -> None:
     """See that all scores are finite.
 
     Raises:
-        RuntimeError: One is not: the supernet has diverged.
+        Diverged: One is not: the supernet has diverged.
     """
     for name, score in zip(names, scores, strict=True):
         if not math.isfinite(score.loss):  # the accuracy always is
-            raise RuntimeError(
+            raise Diverged(
                 f"the loss of {name} is {-score.loss}; the supernet has diverged: take an earlier checkpoint"
             )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import Diverged, InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses
@@ -47,7 +47,7 @@ from nni_nas_consistency.supernet.nni_modules import nni_choice
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
-Rule = Literal["sandwich", "multi-path", "pool-distillation", "frozen-teacher"]
+Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
 Stacking = Literal["auto", "stacked", "sliced"]
 
 STACKED_BELOW_MACS = 1_000_000
@@ -84,7 +84,7 @@ class FrozenTeacher:
                 raise InputError(f"{name} is {value}; it must be at least 0")
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(Diverged):
     """A loss is infinite or NaN; the weights are those from before the step."""
 
 
@@ -99,18 +99,19 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     Args:
         n: Archs per step, at least 1.
         rule: `sandwich`: the largest and the smallest arch run at every step, with n − 2 sampled ones, and the
-            gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the gradients are
-            summed. `pool-distillation`: n sampled archs learn from the labels and from the largest, which runs besides
-            them (`steps.pool_distillation_step`); the gradients are summed. `frozen-teacher`: n sampled archs learn
-            from the labels and from `teacher`; the gradients are summed.
+            gradients are those of the mean loss. `sampled-teacher`: n sampled archs alone, of which the first is the
+            teacher; the gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the
+            gradients are summed. `pool-distillation`: n sampled archs learn from the labels and from the largest, which
+            runs besides them (`steps.pool_distillation_step`); the gradients are summed. `frozen-teacher`: n sampled
+            archs learn from the labels and from `teacher`; the gradients are summed.
         teacher: For the rule of that name, the network to learn from.
         always: For the sandwich rule, the archs or NNI samples that run at every step; the first one is the teacher.
             By default the largest and the smallest of the space, which a space with operators does not have. For pool
             distillation, the teacher, alone; by default the largest.
         sampler: Draws the other archs; by default strict fair sampling, or uniform if the space has constraints.
-        distill_from: For the sandwich rule, the epoch, from 0, from which all archs but the first learn from the
-            softmax of the first; before it they learn from the labels. 0 as published; None: never. In a short run the
-            teacher must have learnt from the labels first (docs/decisions/0006-late-teacher.md).
+        distill_from: For the sandwich rule and a sampled teacher, the epoch, from 0, from which all archs but the first
+            learn from the softmax of the first; before it they learn from the labels. 0 as published; None: never. In a
+            short run the teacher must have learnt from the labels first (docs/decisions/0006-late-teacher.md).
         grad_clip: Maximum norm of the gradient, or None. `Trainer(gradient_clip_val=…)` takes precedence.
         stacking: Whether the archs of a step run as one masked batch (`stacked`) or one by one (`sliced`); `auto`
             takes the faster.
@@ -146,6 +147,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         if stacking not in ("auto", "stacked", "sliced"):
             raise InputError(f"stacking is {stacking!r}; allowed are 'auto', 'stacked', 'sliced'")
         least = 1 if rule != "sandwich" else len(always) if always else 2
+        least = 2 if rule == "sampled-teacher" and distill_from is not None else least
         if n < least:
             raise InputError(f"n is {n}; rule {rule!r} needs at least {least} archs per step")
         self.n, self.rule, self.always, self.distill_from, self.teacher = n, rule, always, distill_from, teacher
@@ -420,7 +422,9 @@ def _check_always(rule: Rule, always: Sequence[Arch | Sample] | None) -> None:
 
 def _always_running(strategy: SandwichStrategy, domain: Domain) -> list[Arch]:
     """Return the archs that run at every step."""
-    if strategy.rule == "multi-path" or (strategy.teacher is not None and strategy.teacher.sandwich_ramp is None):
+    if strategy.rule in ("multi-path", "sampled-teacher") or (
+        strategy.teacher is not None and strategy.teacher.sandwich_ramp is None
+    ):
         return []
     if strategy.always is not None:
         return [_allowed(arch, domain, f"always[{index}]") for index, arch in enumerate(strategy.always)]

@@ -74,7 +74,11 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         """Return SGD and its schedule."""
         plan = self.optimization
         optimizer = torch.optim.SGD(
-            self.parameters(), lr=plan.peak_lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+            self.parameters(),
+            lr=plan.peak_lr,
+            momentum=plan.momentum,
+            weight_decay=plan.weight_decay,
+            nesterov=plan.nesterov,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: plan.lr_factor(step, self.steps_per_epoch)
