@@ -1349,10 +1349,10 @@ def shrink(job: ShrinkJob, *, progress: ShowProgress = silent) -> Round:
         from nni_nas_consistency.search.shrinking import shrink as shrink_space
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, **job.data.settings(train=False)}
     provenance |= dropped_of(system) | ({} if job.max_macs is None else {"max_macs": job.max_macs})
     return shrink_space(
         supernet.to(place),
@@ -1383,9 +1383,15 @@ def _scoring_of(job: ShrinkJob | SearchJob, test: Images, place: str) -> Scoring
     if job.bn == "train":
         calibration = job.data.images(job.data_root, train=True, download=job.download)
         count = job.calibration_images
-        calibration = (calibration if count is None else calibration.first(count)).to(place)
+        calibration = calibration if count is None else calibration.first(count)
     return image_scoring(
-        test.to(place), job.data.test, metric=job.metric, bn=job.bn, batch_size=job.batch_size, train=calibration
+        test,
+        job.data.test,
+        device=place,
+        metric=job.metric,
+        bn=job.bn,
+        batch_size=job.batch_size,
+        train=calibration,
     )
 
 
