@@ -29,6 +29,7 @@ from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
 
 if TYPE_CHECKING:
+    from nni.nas.nn.pytorch import ModelSpace
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
-    from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
@@ -68,6 +68,9 @@ class TrainJob:
         val_images: Images that validation looks at.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
+
+    Raises:
+        InputError: The space is no chain, and archs are to share weights, or to be stacked, as only those of chains can.
     """
 
     system: System
@@ -89,6 +92,13 @@ class TrainJob:
     val_images: int = 1000
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        space = self.system.space
+        if not self.system.is_chain and self.sharing not in (None, FULL):
+            raise InputError(f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out")
+        if not self.system.is_chain and self.stacking == "stacked":
+            raise InputError(f"step stacked: {space} is no chain, its archs run one by one; leave --step out")
 
     def settings(self) -> dict[str, Json]:
         """Return what decides the weights and the metrics, besides the images and the weights to start from."""
@@ -185,7 +195,7 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun) -> None:
+def _train_and_save(job: TrainJob, space: ModelSpace, images: Images, val: Images, run: TrainingRun) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -210,8 +220,7 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
 
 def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], int]:
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
-    space = system.make_space(shape, standalone=True)
-    return lambda arch: space.complexity(arch).params
+    return lambda arch: system.cost(arch, shape).params
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -225,7 +234,7 @@ def _sharing_to_train(job: TrainJob) -> Sharing:
     return sharing
 
 
-def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]:
+def _start_from(space: ModelSpace, job: TrainJob) -> tuple[dict[str, Json], str]:
     """Make a space a supernet that starts from a checkpoint; return what made that, and its SHA-256."""
     import torch
 
@@ -267,15 +276,20 @@ class ScoreJob:
         images: Score on the first so many test images.
         images_file: Score on the images of this list, in its order.
         metric: `loss`: negative cross-entropy; `acc`: accuracy. The other one is written beside.
-        bn: Batch-norm statistics: of each `batch`, re-estimated on `train` or `test` images, or the `supernet`'s.
+        bn: Batch-norm statistics: of each `batch`, re-estimated on `train` or `test` images, or the `supernet`'s; None:
+            of each batch, where there are batch norms.
         batch_size: Images per batch.
         orders: In how many orders images are scored, and so in other batches.
         flip: Whether images are scored mirrored too.
-        scorer: `prefix`: archs share prefixes; `plain`: each runs alone (the reference).
+        scorer: `prefix`: archs share prefixes; `plain`: each runs alone (the reference); None: `prefix` where the space
+            is a chain.
         precision: Of the features.
         shard: Which part of the list, (i, n) for the i-th of n.
         overwrite: Whether scores of other settings at `out` are deleted first.
         device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        InputError: The space has no batch norms, and their statistics are chosen; or it is no chain.
     """
 
     system: System
@@ -289,15 +303,27 @@ class ScoreJob:
     images: int | None = None
     images_file: Path | None = None
     metric: Literal["loss", "acc"] = "loss"
-    bn: Literal["supernet", "train", "test", "batch"] = "batch"
+    bn: Literal["supernet", "train", "test", "batch"] | None = None
     batch_size: int = 512
     orders: int = 1
     flip: bool = False
-    scorer: Literal["prefix", "plain"] = "prefix"
+    scorer: Literal["prefix", "plain"] | None = None
     precision: Precision = "float32"
     shard: tuple[int, int] = (1, 1)
     overwrite: bool = False
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        space = self.system.space
+        if not self.system.has_batch_norm and self.bn is not None:
+            raise InputError(f"bn {self.bn}: the networks of {space} have no batch norms; leave --bn out")
+        if not self.system.has_batch_norm and self.orders > 1:
+            raise InputError(
+                f"orders {self.orders}: the networks of {space} have no batch norms, so the other images of a batch "
+                "have no influence; leave --orders out"
+            )
+        if not self.system.is_chain and self.scorer == "prefix":
+            raise InputError(f"scorer prefix: {space} is no chain, its archs share no prefixes; leave --scorer out")
 
     def provenance(self, images: int, checkpoint: Mapping[str, Json]) -> dict[str, Json]:
         """Return what the scores come from; what decides a score besides is added by `score_list`."""
@@ -351,7 +377,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         test.to(place),
         job.data.test,
         metric=job.metric,
-        bn=job.bn,
+        bn=job.bn or ("batch" if job.system.has_batch_norm else "supernet"),
         batch_size=job.batch_size,
         train=calibration,
         dtype=_dtype(job.precision),
@@ -366,7 +392,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         out=job.out,
         provenance=job.provenance(len(test), about),
         shard=shard,
-        scorer=job.scorer,
+        scorer=job.scorer or ("prefix" if job.system.is_chain else "plain"),
         overwrite=job.overwrite,
         progress=progress,
     )
@@ -603,6 +629,7 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         folder=job.out,
         about=dict(job.provenance),
         identity={"space": job.system.space, "data": job.data.name},
+        init=job.system.init,
         overwrite=job.overwrite,
         progress=progress,
     )
@@ -676,7 +703,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
         )
 
 
-def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:
+def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ModelSpace, dict[str, Json]]:
     """Return the supernet of a checkpoint, for images of this shape, and what made it.
 
     Raises:

@@ -7,12 +7,23 @@ so that the command line can check its words without them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.autoformer import (
+    BASE,
+    BASE_SUBNET,
+    SMALL,
+    SMALL_SUBNET,
+    TINY,
+    TINY_SUBNET,
+    TOY,
+    AutoFormerChoices,
+    autoformer_cost,
+)
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
@@ -30,18 +41,26 @@ from nni_nas_consistency.images.augmentation import (
 )
 from nni_nas_consistency.training.recipes import (
     ANS,
+    AUTOFORMER,
+    AUTOFORMER_DIGITS,
     EMBEDDED,
+    FINETUNE_AUTOFORMER,
     NAZARICK,
+    SCRATCH_AUTOFORMER,
     SHORT,
     STANDALONE_2022,
+    STANDALONE_AUTOFORMER_DIGITS,
     STANDALONE_CIFAR100,
     STANDALONE_DIGITS,
     SUPERNET_2022,
+    Init,
     Optimization,
     Recipe,
 )
 
 if TYPE_CHECKING:
+    from nni.nas.nn.pytorch import ModelSpace
+
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.spaces.resnet48 import Activation, DomainName
@@ -154,25 +173,43 @@ class System:
         cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
             without its network.
         absolute_pearson: Whether the competition's board counts |Pearson|.
+        init: How first weights of one network are drawn; see `Recipe`.
+        finetune: How a trained network goes on with a new head on other images; None: as `standalone`.
+        subnets: Archs that have a name.
+        has_batch_norm: Whether its networks have batch norms, whose statistics scoring can choose.
+        is_chain: Whether it is a `ChainSpace`: archs share prefixes, kernels can be shared in several ways.
     """
 
     space: str
     about: str
     domain: Domain
     made_with: Mapping[str, object]
-    make: Callable[..., ChainSpace]
+    make: Callable[..., ModelSpace]
     data: DataSet
     recipes: tuple[Recipe, ...]
     standalone: Optimization
     cost: Callable[[Arch, tuple[int, int, int]], Cost]
     absolute_pearson: bool = False
+    init: Init = "torch"
+    finetune: Optimization | None = None
+    subnets: Mapping[str, Arch] = field(default_factory=dict)
+    has_batch_norm: bool = True
+    is_chain: bool = True
 
     @property
     def codec(self) -> Codec:
         """How its archs are written."""
         return self.domain.codec
 
-    def make_space(self, shape: tuple[int, int, int], *, standalone: bool = False) -> ChainSpace:
+    def arch(self, code: str, name: str = "arch") -> Arch:
+        """Return the arch of a code, or of the name of one that is known.
+
+        Raises:
+            ArchError: It is neither.
+        """
+        return self.subnets[code] if code in self.subnets else self.codec.parse(code, name)
+
+    def make_space(self, shape: tuple[int, int, int], *, standalone: bool = False) -> ModelSpace:
         """Return the space, for images of so many classes and channels and of this side in pixels.
 
         Args:
@@ -203,6 +240,12 @@ def _resnet48(
     if standalone:  # as the reference accuracies were trained, whatever the supernet has
         return ResNet48Space(*shape, "standalone", "nominal", width_divisor=divisor)
     return ResNet48Space(*shape, "supernet", domain, activation, divisor)
+
+
+def _autoformer(shape: tuple[int, int, int], *, standalone: bool, choices: AutoFormerChoices) -> ModelSpace:
+    from nni_nas_consistency.spaces.autoformer import autoformer_space
+
+    return autoformer_space(choices, shape)
 
 
 CVPR2021 = System(
@@ -259,7 +302,56 @@ EMBEDDED_BENCHMARK = System(
     cost=partial(resnet20_cost, shortcut="projection"),
 )
 
-SYSTEMS = (CVPR2021, CVPR2022, CVPR2022_PRELU, CVPR2022_MISH, CVPR2022_DEMO, EMBEDDED_BENCHMARK)
+
+def _autoformer_system(choices: AutoFormerChoices, about: str, subnets: Mapping[str, Arch]) -> System:
+    """Return AutoFormer on ImageNet.
+
+    Args:
+        choices: The choices of its search space.
+        about: What tells it from the others.
+        subnets: The archs that were published, by name.
+    """
+    return System(
+        space=choices.space,
+        about=f"AutoFormer: vision transformers with searchable embedding, depth, heads and MLP ratios; {about}",
+        domain=choices.domain,
+        made_with={"class": "AutoFormer", "search_embed_dim": list(choices.embed_dim)},
+        make=partial(_autoformer, choices=choices),
+        data=IMAGENET,
+        recipes=(AUTOFORMER,),
+        standalone=SCRATCH_AUTOFORMER,
+        cost=autoformer_cost,
+        init="trunc-normal",
+        finetune=FINETUNE_AUTOFORMER,
+        subnets=subnets,
+        has_batch_norm=False,
+        is_chain=False,
+    )
+
+
+AUTOFORMER_TINY = _autoformer_system(TINY, "tiny, 192 to 240 wide", {"tiny": TINY_SUBNET})
+AUTOFORMER_SMALL = _autoformer_system(SMALL, "small, 320 to 448 wide", {"small": SMALL_SUBNET})
+AUTOFORMER_BASE = _autoformer_system(BASE, "base, 528 to 624 wide", {"base": BASE_SUBNET})
+AUTOFORMER_TOY = replace(
+    _autoformer_system(TOY, "a toy for small images, 16 to 32 wide", {}),
+    data=DIGITS_8,
+    recipes=(AUTOFORMER_DIGITS,),
+    standalone=STANDALONE_AUTOFORMER_DIGITS,
+    finetune=STANDALONE_AUTOFORMER_DIGITS,
+)
+
+SYSTEMS = (
+    CVPR2021,
+    CVPR2022,
+    CVPR2022_PRELU,
+    CVPR2022_MISH,
+    CVPR2022_DEMO,
+    EMBEDDED_BENCHMARK,
+    AUTOFORMER_TINY,
+    AUTOFORMER_SMALL,
+    AUTOFORMER_BASE,
+    AUTOFORMER_TOY,
+)
 
 
 def system_of_checkpoint(space: Mapping[str, object]) -> System | None:

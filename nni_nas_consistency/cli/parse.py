@@ -21,9 +21,20 @@ from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
 
-SpaceWord = Literal["resnet20", "resnet48", "resnet48-prelu", "resnet48-mish", "resnet48-demo", "digits"]
+SpaceWord = Literal[
+    "resnet20",
+    "resnet48",
+    "resnet48-prelu",
+    "resnet48-mish",
+    "resnet48-demo",
+    "digits",
+    "autoformer-tiny",
+    "autoformer-small",
+    "autoformer-base",
+    "autoformer-digits",
+]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022", "autoformer", "autoformer-digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 
 MOST_SHARDS = 10_000
@@ -158,7 +169,15 @@ def recipe_of(
         phases[index] = _changed(phases[index], setting, change)
     for phase in phases:
         phase.check()
+        _check_chain(phase, system)
     return replace(recipe, phases=tuple(phases))
+
+
+def _check_chain(phase: Phase, system: System) -> None:
+    """Refuse what only chain spaces can do."""
+    for name, value, of_chains in (("rule", phase.rule, "frozen-teacher"), ("start", phase.start, "reordered")):
+        if value == of_chains and not system.is_chain:
+            raise InputError(f"{name}={value} is for chains of residual blocks, which {system.space} is not")
 
 
 def _phase_of(change: str, phases: int) -> tuple[int, str]:
@@ -185,7 +204,7 @@ def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arc
     if archs is not None and arch is None:
         return archs
     if arch is not None and archs is None:
-        return system.codec.parse(arch, "--arch")
+        return system.arch(arch, "--arch")
     raise InputError("give either --archs, a list, or --arch, the code of one arch")
 
 
@@ -255,6 +274,13 @@ def _above_zero_or_none(text: str) -> float | None:
     return value
 
 
+def _share(text: str) -> float:
+    value = _number(text)
+    if value >= 1:
+        raise ValueError(text)
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if not 0 <= value <= MOST_STEPS:
@@ -288,7 +314,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
-INIT_READER: tuple[Callable[[str], Any], str] = (_one_of("kaiming-fan-out", "torch"), "kaiming-fan-out or torch")
+INIT_READER: tuple[Callable[[str], Any], str] = (
+    _one_of("kaiming-fan-out", "torch", "trunc-normal"),
+    "kaiming-fan-out, torch or trunc-normal",
+)
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
     _count,
     f"a whole number from 0 to {MOST_STEPS:,}; a phase of 0 epochs is left out",
@@ -298,6 +327,11 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "weight_decay": (_number, "a number of at least 0"),
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
+    "optimizer": (_one_of("sgd", "adamw"), "sgd or adamw"),
+    "end_lr": (_above_zero_or_none, "a number above 0, or none"),
+    "label_smoothing": (_share, "a number of at least 0 and below 1"),
+    "mixup": (_number, "a number of at least 0; 0 for none"),
+    "cutmix": (_number, "a number of at least 0; 0 for none"),
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
     "warmup_epochs": (_number, "a number of at least 0"),
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from nni_nas_consistency.errors import CheckpointError, DataError, InputError
-from nni_nas_consistency.images.augmentation import Augmentation
+from nni_nas_consistency.images.augmentation import UNMIXED, Augmentation, Mixing
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.mixing import mixed
 from nni_nas_consistency.images.transforms import augment, normalise
 
 
@@ -69,6 +70,7 @@ class TrainingLoader:
         batch_size: Images per batch, at least 1.
         seed: Seed of order and augmentation, at least 0.
         drop_last: Whether a last batch with fewer images is left out.
+        mixing: How the images of a batch are mixed, and their labels smoothed.
 
     Raises:
         InputError: `batch_size` or `seed` is out of its range.
@@ -78,12 +80,19 @@ class TrainingLoader:
     batch_sampler = None  # Lightning reads it from every object that has a `sampler`
 
     def __init__(
-        self, images: Images, augmentation: Augmentation, *, batch_size: int, seed: int, drop_last: bool = False
+        self,
+        images: Images,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        drop_last: bool = False,
+        mixing: Mixing = UNMIXED,
     ) -> None:
         _check_batch_size(batch_size)
         if seed < 0:
             raise InputError(f"seed is {seed}; it must be at least 0")
-        self._images, self._augmentation = images, augmentation
+        self._images, self._augmentation, self._mixing = images, augmentation, mixing
         self._batch_size, self._seed = batch_size, seed
         self._length = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
         if self._length == 0:
@@ -98,15 +107,19 @@ class TrainingLoader:
         return self._length
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images, float32 [B, C, H, W], and labels, int64 [B]; an epoch starts when its first batch is taken."""
+        """Yield images, float32 [B, C, H, W], and labels, int64 [B]; an epoch starts when its first batch is taken.
+
+        Labels are probabilities, float32 [B, K], where they are smoothed or images mixed.
+        """
         epoch, first = self._start
         self._start = (epoch + 1, 0)
         order = torch.randperm(len(self._images), generator=_generator(self._seed, epoch)).to(self._images.x.device)
         for batch in range(first, self._length):
             self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
             chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-            x = augment(self._images.x[chosen], self._augmentation, _generator(self._seed, epoch, batch))
-            yield x, self._images.y[chosen]
+            generator = _generator(self._seed, epoch, batch)
+            x = augment(self._images.x[chosen], self._augmentation, generator)
+            yield mixed(x, self._images.y[chosen], self._images.num_classes, self._mixing, generator)
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the epoch and index of the batch that comes next."""

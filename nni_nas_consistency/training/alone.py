@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import model_context
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
@@ -20,11 +22,15 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.training.recipes import Optimization
+from nni_nas_consistency.supernet.active import can_stack
+from nni_nas_consistency.supernet.make import codec_of
+from nni_nas_consistency.training.initialise import initialise
+from nni_nas_consistency.training.lightning import optimizer_of
+from nni_nas_consistency.training.recipes import Init, Optimization
 
 
 def train_alone(
-    space: ChainSpace,
+    space: ModelSpace,
     archs: Sequence[Arch],
     *,
     optimization: Optimization,
@@ -32,6 +38,7 @@ def train_alone(
     test: Images,
     augmentation: Augmentation,
     seed: int,
+    init: Init = "torch",
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train every arch from scratch and return its top-1 accuracy on the test images, in [0, 1].
@@ -47,44 +54,77 @@ def train_alone(
         test: Test images, which are normalised only; batch norms use their running statistics.
         augmentation: Of the training images.
         seed: Decides first weights, order and augmentation.
+        init: How first weights are drawn; see `Recipe`.
         progress: Is told the number of epochs done after each.
 
     Raises:
         ValueError: Several archs of a space whose archs differ in their modules.
     """
-    if not space.can_stack(archs):
-        raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
     n = len(archs)
-    with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
-        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
-    optimizer = torch.optim.SGD(
-        together.parameters(),
-        lr=optimization.peak_lr,
-        momentum=optimization.momentum,
-        weight_decay=optimization.weight_decay,
-    )
+    if n > 1 and not can_stack(space, archs):
+        raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
+    together = _together(space, archs, init, seed).to(train.x.device)
+    optimizer = optimizer_of(optimization, together.parameters())
     batches = TrainingLoader(
-        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last
+        train,
+        augmentation,
+        batch_size=optimization.batch_size,
+        seed=seed,
+        drop_last=optimization.drop_last,
+        mixing=optimization.mixing,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, len(batches)))
     together.train()
-    for epoch in range(1, optimization.epochs + 1):
-        for images, labels in batches:
-            logits = _logits(together, images, n)
-            optimizer.zero_grad()
-            # summed over networks, so that each gets the gradient of its own mean loss
-            torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(n)) * n)
-            optimizer.step()
-            schedule.step()
-        if progress is not None:
-            progress(epoch)
+    with torch.random.fork_rng(devices=[]):  # of drop path and dropout
+        torch.manual_seed(seed)
+        for epoch in range(1, optimization.epochs + 1):
+            for images, labels in batches:
+                logits = _logits(together, images, n)
+                optimizer.zero_grad()
+                # summed over networks, so that each gets the gradient of its own mean loss
+                torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(n, 0)) * n)
+                optimizer.step()
+                schedule.step()
+            if progress is not None:
+                progress(epoch)
     return _accuracies(together, test, augmentation, n)
 
 
-def _fresh(space: ChainSpace, arch: Arch, seed: int) -> ChainSpace:
+def _together(space: ModelSpace, archs: Sequence[Arch], init: Init, seed: int) -> nn.Module:
+    """Return fresh networks side by side, or the one of a space that is no chain."""
+    with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
+        networks = [fresh_network(space, arch, init=init, seed=seed) for arch in archs]
+        return side_by_side(networks) if isinstance(space, ChainSpace) else networks[0]
+
+
+def fresh_network(space: ModelSpace, arch: Arch, *, init: Init, seed: int) -> nn.Module:
+    """Return the network of an arch with first weights, which depend on its code, the rule and the seed alone.
+
+    Args:
+        space: The search space, not a supernet.
+        arch: The arch.
+        init: How first weights are drawn; see `Recipe`.
+        seed: Of the first weights.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed} {space.codec.canonical(arch.code)}".encode()))
+        torch.manual_seed(zlib.crc32(f"{seed} {codec_of(space).canonical(arch.code)}".encode()))
+        network = plain_network(space, arch)
+        initialise(network, init, torch.default_generator)
+    return network
+
+
+def plain_network(space: ModelSpace, arch: Arch) -> nn.Module:
+    """Return the network of an arch in plain layers, with the first weights that these draw.
+
+    Args:
+        space: The search space, not a supernet.
+        arch: The arch.
+    """
+    if isinstance(space, ChainSpace):
         return space.freeze(space.sample(arch))
+    with model_context(arch.sample):  # NNI's `freeze` would share layers that do not vary
+        network: nn.Module = type(space)(**space.args)
+    return network
 
 
 def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from nni.nas.nn.pytorch import ModelSpace
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import FileError
@@ -28,9 +29,10 @@ from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.ranking.statistics import split_half
-from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.supernet.active import can_stack
+from nni_nas_consistency.supernet.make import codec_of
 from nni_nas_consistency.training.alone import train_alone
-from nni_nas_consistency.training.recipes import Optimization
+from nni_nas_consistency.training.recipes import Init, Optimization
 
 MADE_BY_REFERENCES = ("seeds", "about.json", "reference.json")
 """What is written into the folder."""
@@ -40,7 +42,7 @@ FINISHED = ("seeds/[0-9]*.json", "about.json", "reference.json")
 
 
 def train_references(
-    space: ChainSpace,
+    space: ModelSpace,
     archs: Mapping[str, Arch],
     *,
     optimization: Optimization,
@@ -51,6 +53,7 @@ def train_references(
     folder: Path,
     about: Mapping[str, object],
     identity: Mapping[str, Json] = MappingProxyType({}),
+    init: Init = "torch",
     overwrite: bool = False,
     progress: ShowProgress = silent,
 ) -> Path:
@@ -67,6 +70,7 @@ def train_references(
         folder: Where to; seeds that are finished there are not trained again.
         about: Provenance, plain JSON values.
         identity: What else decides the accuracies, such as the name of the data set.
+        init: How first weights are drawn; see `Recipe`.
         overwrite: Whether seeds of other settings in the folder are deleted first.
         progress: Shows the progress.
 
@@ -77,15 +81,22 @@ def train_references(
     settings: dict[str, Json] = {
         "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
         "images": [len(train), len(test)],
-        "optimization": asdict(optimization),
+        "optimization": dict(optimization.settings()),
         "augmentation": json.loads(json.dumps(asdict(augmentation))),
+        **({} if init == "torch" else {"init": init}),
         **identity,
     }
-    how: dict[str, Any] = {"optimization": optimization, "train": train, "test": test, "augmentation": augmentation}
+    how: dict[str, Any] = {
+        "optimization": optimization,
+        "train": train,
+        "test": test,
+        "augmentation": augmentation,
+        "init": init,
+    }
     with open_run(folder, settings, made_here=MADE_BY_REFERENCES, results=FINISHED, overwrite=overwrite):
         check_output_folder(folder / "seeds")
         check_output_folder(folder, ("about.json", "reference.json"))
-        together = space.can_stack(list(archs.values()))
+        together = can_stack(space, list(archs.values()))
         bundles = [list(archs.values())] if together else [[arch] for arch in archs.values()]
         epochs = len(bundles) * optimization.epochs
         paths = [folder / "seeds" / f"{seed}.json" for seed in range(seeds)]
@@ -99,7 +110,7 @@ def train_references(
                     accuracies += train_alone(space, bundle, seed=seed, progress=lambda epoch: advance(1), **how)
                 _write_seed(path, archs, accuracies)
                 columns[path] = _finished(path, space, archs)
-        told = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
+        told = {"optimization": optimization.settings(), "augmentation": asdict(augmentation), "seeds": seeds}
         return _write_means(folder, archs, np.array([columns[path] for path in paths]).T, {**about, **told})
 
 
@@ -109,8 +120,8 @@ def _write_seed(path: Path, archs: Mapping[str, Arch], accuracies: Sequence[floa
     write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
 
 
-def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[float]:
-    entries = read_released(path, space.codec)
+def _finished(path: Path, space: ModelSpace, archs: Mapping[str, Arch]) -> list[float]:
+    entries = read_released(path, codec_of(space))
     if {name: entry.arch for name, entry in entries.items()} != dict(archs):
         raise FileError(f"{path}: holds other archs than the list; train into another folder, or remove it")
     return [float(entries[name].acc) for name in archs]

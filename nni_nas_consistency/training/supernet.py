@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from nni.nas.evaluator.pytorch import Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.domains import Domain
@@ -34,8 +33,9 @@ from nni_nas_consistency.strategies.sampling import (
 from nni_nas_consistency.supernet.active import active_of
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
+from nni_nas_consistency.training.initialise import initialise
 from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
-from nni_nas_consistency.training.recipes import Init, Phase, Recipe
+from nni_nas_consistency.training.recipes import Phase, Recipe
 from nni_nas_consistency.training.run import TrainingRun
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
@@ -103,24 +103,6 @@ def _frozen_teacher(space: ModelSpace, phase: Phase) -> FrozenTeacher:
         raise InputError(f"rule=frozen-teacher needs a chain space with a largest arch, not {type(space).__name__}")
     network = space.freeze(space.sample(space.largest)).eval().requires_grad_(False)
     return FrozenTeacher(network, phase.sandwich_ramp, phase.rank_weight, phase.rank_ramp)
-
-
-@torch.no_grad()
-def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> None:
-    """Draw fresh weights for a supernet.
-
-    Args:
-        supernet: A space after `make_supernet`.
-        init: See `Recipe`. Torch's own were drawn when the modules were made, from torch's global generator.
-        generator: Where the randomness comes from.
-    """
-    if init == "torch":
-        return
-    for module in cast("nn.Module", supernet).modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                module.bias.zero_()
 
 
 def _train_phase(
