@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.archs.codecs import Codec, WidthCodec
+from nni_nas_consistency.errors import FileError, InputError, MatchError
+from nni_nas_consistency.files.arch_lists import read_released, write_released
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
 from nni_nas_consistency.files.doors import check_output, check_output_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
-from nni_nas_consistency.files.score_files import beside, read_table, read_table_and_provenance
+from nni_nas_consistency.files.score_files import (
+    ScoreFile,
+    beside,
+    read_scores,
+    read_table,
+    read_table_and_provenance,
+    submission,
+    write_scores,
+)
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
@@ -33,9 +42,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.ranking.report import Report
+    from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.training.run import TrainingRun
@@ -357,8 +368,6 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
     named = None
     if job.images_file is not None:
         named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
-    for name, arch in archs.items():
-        job.system.domain.check(arch, name)
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -396,6 +405,111 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         overwrite=job.overwrite,
         progress=progress,
     )
+
+
+def score_by_each(job: ScoreJob, checkpoints: Sequence[Path], *, progress: ShowProgress = silent) -> list[Path]:
+    """Score a list with several supernets, each into a file beside `job.out`, and the mean of all into `job.out`.
+
+    Args:
+        job: What to score and how; its checkpoint is not read.
+        checkpoints: The supernets, at least two.
+        progress: Shows the progress, supernet by supernet.
+
+    Returns:
+        The files of `ensemble`; while other shards are missing, the journals and score files that there are.
+
+    Raises:
+        InputError: As for `score` and `ensemble`.
+        RuntimeError: A score is not finite.
+    """
+    outs = [beside(job.out, f"checkpoint{place}") for place in range(1, len(checkpoints) + 1)]
+    of_all = EnsembleJob(job.system, tuple(outs), job.out, overwrite=job.overwrite)
+    files = []
+    for checkpoint, out in zip(checkpoints, outs, strict=True):
+        files.append(score(replace(job, checkpoint=checkpoint, out=out), progress=progress).files[0])
+    return ensemble(of_all) if files == outs else files
+
+
+@dataclass(frozen=True)
+class EnsembleJob:
+    """Make one score file of several: the mean of standardised scores.
+
+    Args:
+        system: The competition or benchmark.
+        scores: Score files of one list, of one supernet each.
+        out: The score file.
+        capacity_prior: Weight of the standardised mean log width that is added; 0 for none.
+        overwrite: Whether other scores at `out` are replaced.
+    """
+
+    system: System
+    scores: tuple[Path, ...]
+    out: Path
+    capacity_prior: float = 0.0
+    overwrite: bool = False
+
+
+def ensemble(job: EnsembleJob) -> list[Path]:
+    """Write the mean of several score files, and a submission beside it; return the paths of both.
+
+    Needs neither torch nor NNI.
+
+    Raises:
+        InputError: A file cannot be used, they are of different archs, all scores of one are equal, or the archs have
+            no widths for a prior.
+    """
+    from nni_nas_consistency.scoring.ensemble import ensemble_scores, with_capacity_prior
+
+    files = [job.out, beside(job.out, "submission")]
+    for path in files:
+        check_output(path, job.scores)
+    codec = job.system.codec
+    members = {str(path): read_scores(path, codec) for path in job.scores}
+    archs = _archs_of_all(members)
+    scores = ensemble_scores({path: _numbers_of(member) for path, member in members.items()})
+    made_from: dict[str, Json] = {"space": job.system.space}
+    made_from["ensemble"] = {path: dict(member.provenance) for path, member in members.items()}
+    if job.capacity_prior:
+        if not isinstance(codec, WidthCodec):
+            raise InputError(
+                f"--capacity-prior {job.capacity_prior}: archs of {job.system.space} are no lists of widths"
+            )
+        scores = with_capacity_prior(scores, archs, job.capacity_prior, codec.unused)
+        made_from["capacity_prior"] = job.capacity_prior
+    mean = ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, made_from)
+    if job.out.exists() and not job.overwrite:
+        if _scores_at(job.out, codec) != mean:
+            raise FileError(f"{job.out}: is there already; choose another --out, or --overwrite it")
+        return files
+    write_released(files[1], submission(mean))
+    write_scores(job.out, mean)
+    return files
+
+
+def _archs_of_all(members: Mapping[str, ScoreFile]) -> dict[str, Arch]:
+    """Return the archs of several score files by name, in the order of the first; refuse a name of two archs."""
+    first, *others = members
+    archs = {name: arch for name, (arch, _) in members[first].scores.items()}
+    for path in others:
+        for name, (arch, _) in members[path].scores.items():
+            if name in archs and arch.choices != archs[name].choices:
+                raise MatchError(
+                    f"{name} is {archs[name].code!r} in {first} but {arch.code!r} in {path}; "
+                    "score one list with every supernet"
+                )
+    return archs
+
+
+def _numbers_of(file: ScoreFile) -> dict[str, float]:
+    return {name: score for name, (_, score) in file.scores.items()}
+
+
+def _scores_at(path: Path, codec: Codec) -> ScoreFile | None:
+    """Return the scores that a file holds; None if it holds something else."""
+    try:
+        return read_scores(path, codec)
+    except FileError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -461,8 +575,8 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
             RANDOM_DRAWS,
             agreement_of,
             scores_of_images,
+            select_images,
         )
-        from nni_nas_consistency.scoring.image_choice import choose_images as chosen_images
         from nni_nas_consistency.scoring.images import image_scoring
 
     generator = torch.Generator().manual_seed(job.seed)
@@ -480,7 +594,7 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
     with progress(len(drawn) * len(test) + checks, "images") as advance:
         scores = scores_on(test, drawn, advance)
-        chosen = chosen_images(scores[:half], job.count, generator)
+        chosen = select_images(scores[:half], job.count, generator)
         agreement = agreement_of(
             scores[half:], chosen, generator, lambda images: scores_on(test.at(images), drawn[half:], advance)
         )
@@ -504,6 +618,7 @@ class RankJob:
         seed: Of the bootstrap.
         resamples: Bootstrap resamples for the intervals.
         title: Heading of the report; by default the names of the files.
+        against: Score files of other supernets, that the scores are compared with.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -511,6 +626,7 @@ class RankJob:
     scores: Path
     reference: Path
     common: bool = False
+    against: tuple[Path, ...] = ()
     seed: int = 0
     resamples: int = 1000
     title: str | None = None
@@ -534,18 +650,30 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
     from nni_nas_consistency.ranking.matching import match
     from nni_nas_consistency.ranking.report import Report
-    from nni_nas_consistency.ranking.statistics import rank_consistency
+    from nni_nas_consistency.ranking.statistics import paired_differences, rank_consistency
 
     names, values, accuracies = match(scores, reference, common=job.common)
+    others = {str(path): _scores_of(path, job.system, reference, names) for path in job.against}
     archs = [reference[name].arch for name in names]
     columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
     consistency: dict[str, Any] = {}
-    with progress(job.resamples * len(columns), "resamples") as advance:
+    against = {}
+    with progress(job.resamples * (len(columns) + len(others)), "resamples") as advance:
         for column, numbers in columns.items():
             consistency[column] = rank_consistency(
                 numbers,
                 accuracies,
                 seed=job.seed,  # all columns draw the same archs, so that their intervals can be compared
+                resamples=job.resamples,
+                absolute_pearson=job.system.absolute_pearson,
+                progress=advance,
+            )
+        for name, numbers in others.items():
+            against[name] = paired_differences(
+                values,
+                numbers,
+                accuracies,
+                seed=job.seed,
                 resamples=job.resamples,
                 absolute_pearson=job.system.absolute_pearson,
                 progress=advance,
@@ -560,7 +688,19 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
         reference=accuracies.tolist(),
         consistency=consistency.pop("scores"),
         baselines=consistency,
+        against=against,
     )
+
+
+def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names: list[str]) -> Array:
+    """Return the scores that another file gives to these archs, in this order."""
+    from nni_nas_consistency.ranking.matching import match
+
+    table = read_table(path, system.codec)
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise MatchError(f"{path}: lacks {len(missing)} of the archs that are ranked, such as {missing[0]}")
+    return match(table, {name: reference[name] for name in names}, common=True)[1]
 
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:

@@ -76,6 +76,7 @@ FEW_IMAGES = "--count 10 --archs-scored 4 --batch-size 10 --device cpu"
 CHOOSE = f"images choose --checkpoint supernet.safetensors --archs list.json {FEW_IMAGES} --out out.json"
 SAMPLE = "archs sample --space digits --count 3 --out out.json"
 QUICKSTART = "quickstart --epochs 1 --out new"
+ENSEMBLE = "ensemble scores.json scores.acc.json --out out.json"
 
 HUGE = str(2**64)
 LONG_NAME = "n" * 300
@@ -146,6 +147,7 @@ FLAGS = [
     (SEARCH, ("--overwrite", "--download")),
     (RANK, ("--json", "--common")),
     (SAMPLE, ("--overwrite",)),
+    (ENSEMBLE, ("--overwrite",)),
     (CHOOSE, ("--overwrite", "--download")),
 ]
 
@@ -158,7 +160,7 @@ WORDS += [
 SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
 DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
 RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'cvpr2022'",)
-PRECISIONS = ("'32-true', 'bf16-mixed', 'bf16-true', '64-true'",)
+PRECISIONS = ("'32-true', 'bf16-mixed', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
 DEVICES = ("'auto', 'cpu', 'cuda'",)
 
@@ -186,6 +188,7 @@ CHOICES = [
     (SCORE, "--device", "cuda:0", DEVICES),
     (SCORE, "--device", "mps", DEVICES),
     (RANK, "--space", "nasbench201", SPACES),
+    (ENSEMBLE, "--space", "nasbench201", SPACES),
     (STANDALONE, "--space", "mobilenet", SPACES),
     (STANDALONE, "--data", "CIFAR10", DATA),
     (STANDALONE, "--device", "tpu", DEVICES),
@@ -517,6 +520,9 @@ READERS = [
     ("a list to score", f"{SCORE} --archs {{}}"),
     ("a list to train alone", f"{STANDALONE} --archs {{}}"),
     ("scores", RANK.replace("scores.json", "{}")),
+    ("scores to compare with", f"{RANK} --against {{}}"),
+    ("the first scores of an ensemble", ENSEMBLE.replace("scores.json", "{}", 1)),
+    ("scores of an ensemble", ENSEMBLE.replace("scores.acc.json", "{}", 1)),
     ("reference accuracies", RANK.replace("reference.json", "{}")),
     ("a checkpoint to score", f"{SCORE} --checkpoint {{}}"),
     ("a checkpoint to search", f"{SEARCH} --checkpoint {{}}"),
@@ -1523,6 +1529,46 @@ FAILING = [
     ),
 ]
 
+ENSEMBLES = [
+    BadInput("an ensemble of nothing", "ensemble", ("Missing argument 'scores'", "ensemble --help")),
+    BadInput(
+        "an ensemble of one score file",
+        "ensemble scores.json --out out.json",
+        ("scores.json: the mean of one score file is the file itself", "give two, or a --capacity-prior"),
+    ),
+    BadInput(
+        "an ensemble of one score file twice",
+        "ensemble scores.json scores.json --out out.json",
+        ("scores.json: is given twice",),
+    ),
+    BadInput("a prior that is no number", f"{ENSEMBLE} --capacity-prior much", ("should be a valid number", "'much'")),
+    BadInput("a negative prior", f"{ENSEMBLE} --capacity-prior -1", ("-1", "0", "--help")),
+    BadInput("a prior that drowns the scores", f"{ENSEMBLE} --capacity-prior 11", ("11", "10", "--help")),
+    BadInput("a prior that is not finite", f"{ENSEMBLE} --capacity-prior nan", ("nan", "--help")),
+    BadInput(
+        "an ensemble in place of other scores",
+        "ensemble scores.json scores.acc.json --out scores.submission.json",
+        ("scores.submission.json: is there already", "--overwrite"),
+    ),
+    BadInput("an ensemble in place of a member", f"{ENSEMBLE} --out scores.json", ("scores.json", "choose another")),
+    BadInput(
+        "one supernet twice",
+        f"{SCORE} --checkpoint supernet.safetensors",
+        ("--checkpoint supernet.safetensors: is given twice",),
+    ),
+    BadInput(
+        "supernets of two spaces",
+        f"{SCORE} --checkpoint resnet20-cifar100",
+        ("resnet20-cifar100: was trained for space resnet20, supernet.safetensors for digits",),
+    ),
+    BadInput("a comparison without its value", f"{RANK} --against", ("'--against' requires an argument",)),
+    BadInput(
+        "a comparison with scores of no arch that is ranked",
+        f"{RANK} --against other.json",
+        ("other.json: lacks 5 of the archs that are ranked, such as arch1",),
+        written("other.json", '{"x": {"acc": 0.5, "arch": "' + ONES + '"}}'),
+    ),
+]
 
 BAD_INPUTS = [
     *WORDS,
@@ -1536,4 +1582,5 @@ BAD_INPUTS = [
     *BAD_JOURNALS,
     *ROOTS,
     *FAILING,
+    *ENSEMBLES,
 ]

@@ -35,7 +35,7 @@ SpaceWord = Literal[
 ]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022", "autoformer", "autoformer-digits"]
-PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
@@ -67,6 +67,24 @@ def system_and_data(
             "have; leave --data out"
         )
     return system, chosen
+
+
+def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
+    """See that all checkpoints are of one system, and none is given twice.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read.
+        InputError: One is of another system, or given twice.
+    """
+    for place, checkpoint in enumerate(checkpoints):
+        if checkpoint in checkpoints[:place]:
+            raise InputError(f"--checkpoint {checkpoint}: is given twice; its scores would count twice")
+        trained, _ = _trained_for(checkpoint)
+        if trained != system:
+            raise InputError(
+                f"{checkpoint}: was trained for space {trained.space}, {checkpoints[0]} for {system.space}; "
+                "average supernets of one space"
+            )
 
 
 def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
@@ -131,6 +149,19 @@ def _space_of_scores(scores: Path) -> str | None:
         if space not in (None, *(system.space for system in SYSTEMS)):
             raise ValueError(f"holds scores of space {shown(space)}; known are {_words(SYSTEMS)}")
     return None if space is None else str(space)
+
+
+def check_ensemble(scores: Sequence[Path], capacity_prior: float) -> None:
+    """See that there is something to average, and nothing twice.
+
+    Raises:
+        InputError: There is one score file and no prior, or a file is given twice.
+    """
+    if len(scores) == 1 and not capacity_prior:
+        raise InputError(f"{scores[0]}: the mean of one score file is the file itself; give two, or a --capacity-prior")
+    for place, path in enumerate(scores):
+        if path in scores[:place]:
+            raise InputError(f"{path}: is given twice; its scores would count twice")
 
 
 def recipe_of(

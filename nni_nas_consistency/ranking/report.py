@@ -10,14 +10,14 @@ import json
 import math
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nni_nas_consistency.files.atomic import write_bytes_atomically, write_text_atomically
 from nni_nas_consistency.files.doors import make_folder
-from nni_nas_consistency.ranking.statistics import Consistency, Interval, ranks
+from nni_nas_consistency.ranking.statistics import Consistency, Differences, Interval, ranks
 
 MOST_MISRANKED = 15
 """How many archs the page lists at most, and never more than a fifth of all."""
@@ -37,6 +37,7 @@ class Report:
         reference: Their reference accuracies [N], finite.
         consistency: How well `scores` rank the archs.
         baselines: The same for scores that need no training, such as `params` and `MACs`, over the same archs.
+        against: How much better than other scores `scores` rank, by name; None where there is no correlation.
         score_label: Axis label of the scores, with their unit.
         reference_label: Axis label of the reference accuracies, with their unit.
 
@@ -54,6 +55,7 @@ class Report:
     reference: list[float]
     consistency: Consistency
     baselines: Mapping[str, Consistency]
+    against: Mapping[str, Differences | None] = field(default_factory=dict)
     score_label: str = "supernet score"
     reference_label: str = "reference accuracy (fraction correct)"
 
@@ -104,7 +106,8 @@ def lines(report: Report) -> list[str]:
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         text.append("   ".join(padded).rstrip())
-    return [report.title, "", *text, "", f"{report.consistency.n:,} archs; {_explanation(report)}"]
+    differences = [f"{measure} against {name}: {text}" for name, measure, text in _against(report)]
+    return [report.title, "", *text, "", *differences, f"{report.consistency.n:,} archs; {_explanation(report)}"]
 
 
 def as_json(report: Report) -> str:
@@ -117,6 +120,7 @@ def as_json(report: Report) -> str:
         "reference_label": report.reference_label,
         "consistency": asdict(report.consistency),
         "baselines": {name: asdict(baseline) for name, baseline in report.baselines.items()},
+        "against": {name: None if found is None else asdict(found) for name, found in report.against.items()},
         "archs": _rows(report),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -135,6 +139,7 @@ def _page(report: Report, plots: Mapping[str, bytes]) -> str:
         report=report,
         columns=["supernet", *report.baselines],
         table=_table(report),
+        against=_against(report),
         explanation=_explanation(report),
         plots={name: b64encode(content).decode("ascii") for name, content in plots.items()},
         misranked=[rows[index] for index in _most_misranked(report)],
@@ -177,6 +182,18 @@ def _table(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     for k in report.consistency.top:
         rows.append((f"top-{k}", [(_share(column.top[k]), "") for column in columns]))
+    return rows
+
+
+def _against(report: Report) -> list[tuple[str, str, str]]:
+    """Return rows of text: the other scores, the measure, and by how much ours rank better, with its interval."""
+    rows = []
+    for name, found in report.against.items():
+        if found is None:
+            rows.append((name, "difference", "undefined"))
+            continue
+        for measure, interval in (("kendall", found.kendall), ("pearson", found.pearson), ("spearman", found.spearman)):
+            rows.append((name, measure, f"{interval.value:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"))
     return rows
 
 
