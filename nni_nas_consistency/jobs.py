@@ -10,22 +10,26 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nni_nas_consistency.archs.codecs import Codec, WidthCodec
 from nni_nas_consistency.errors import FileError, InputError, MatchError
 from nni_nas_consistency.files.arch_lists import read_released, write_released
+from nni_nas_consistency.files.atomic import write_bytes_atomically
 from nni_nas_consistency.files.checkpoint_header import checkpoint_path
-from nni_nas_consistency.files.doors import check_output, check_output_folder
+from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
+from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
 from nni_nas_consistency.files.score_files import (
     ScoreFile,
     beside,
+    journal_beside,
     read_scores,
     read_table,
     read_table_and_provenance,
@@ -33,6 +37,8 @@ from nni_nas_consistency.files.score_files import (
     write_scores,
 )
 from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
+from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
 from nni_nas_consistency.training.recipes import Optimization, Recipe
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nni_nas_consistency.archs.arch import Arch
+    from nni_nas_consistency.archs.cost import Cost
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
@@ -52,6 +59,13 @@ if TYPE_CHECKING:
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
+
+PARETO_FILES = ("pareto.json", "pareto.png")
+COST_LABELS: Mapping[CostName, str] = {
+    "macs": "MACs for one image",
+    "params": "parameters",
+    "latency": "latency in ms",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ class TrainJob:
         provenance: What was typed, and the machine and versions that run it.
 
     Raises:
-        InputError: The space is no chain, and archs are to share weights, or to be stacked, as only those of chains can.
+        InputError: The space is no chain, and archs shall share weights or be stacked as only those of chains can.
     """
 
     system: System
@@ -107,7 +121,9 @@ class TrainJob:
     def __post_init__(self) -> None:
         space = self.system.space
         if not self.system.is_chain and self.sharing not in (None, FULL):
-            raise InputError(f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out")
+            raise InputError(
+                f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out"
+            )
         if not self.system.is_chain and self.stacking == "stacked":
             raise InputError(f"step stacked: {space} is no chain, its archs run one by one; leave --step out")
 
@@ -231,7 +247,8 @@ def _train_and_save(job: TrainJob, space: ModelSpace, images: Images, val: Image
 
 def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], int]:
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
-    return lambda arch: system.cost(arch, shape).params
+    cost = costs_of(system, shape)
+    return lambda arch: cost(arch).params
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -705,7 +722,7 @@ def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names
 
 def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    costs = [system.cost(arch, system.data.shape) for arch in archs]
+    costs = list(map(costs_of(system, system.data.shape), archs))
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
 
 
@@ -777,20 +794,30 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Search a trained supernet by NNI's regularized evolution.
+    """Search a trained supernet by one of NNI's strategies.
+
+    Costs are those of an arch that is trained alone, as `rank` counts them.
 
     Args:
         system: The competition or benchmark.
         data: The data set.
         checkpoint: The supernet.
         out: Score file for all archs that are scored.
+        strategy: `evolution`: regularized evolution; `random`: every arch is drawn anew.
         trials: Archs to score.
-        population: Archs that live at a time.
+        population: Archs that live at a time, in an evolution.
+        max_macs: Most MACs for one image that an arch may have.
+        max_params: Most parameters.
+        max_latency_ms: Longest time that a batch may take, in milliseconds.
+        latency_batch: Images per batch whose latency is measured.
+        latency_file: Where latencies are kept, and looked up; None: beside `out`.
+        pareto: Folder for the Pareto set of score against cost, as JSON and figure; None: it is not written.
+        pareto_cost: The cost that counts there.
         overwrite: Whether a search of other settings at `out` is deleted first.
         images: Score on the first so many test images.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
-        seed: Of the evolution.
+        seed: Of the draws.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -799,8 +826,16 @@ class SearchJob:
     data: DataSet
     checkpoint: Path
     out: Path
+    strategy: Literal["evolution", "random"] = "evolution"
     trials: int = 200
     population: int = 50
+    max_macs: int | None = None
+    max_params: int | None = None
+    max_latency_ms: float | None = None
+    latency_batch: int = 1
+    latency_file: Path | None = None
+    pareto: Path | None = None
+    pareto_cost: CostName = "macs"
     overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
@@ -809,38 +844,213 @@ class SearchJob:
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def latencies(self) -> Path:
+        """The file of measured latencies."""
+        return self.latency_file or self.out.with_name(f"{self.out.stem}.latencies.jsonl")
 
-def search(job: SearchJob, *, progress: ShowProgress = silent) -> Arch:
-    """Search a trained supernet, write the archs that were scored, and return the best one.
+    @property
+    def measures_latency(self) -> bool:
+        """Whether latencies are measured."""
+        return self.max_latency_ms is not None or (self.pareto is not None and self.pareto_cost == "latency")
+
+    def settings(self) -> dict[str, Json]:
+        """Return the bounds, as they are written into score files."""
+        bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The result of a search.
+
+    Args:
+        best: The arch with the best score.
+        archs: How many archs were scored.
+        pareto: The Pareto set of score against cost, the cheapest arch first; empty unless it was asked for.
+        files: The files that were written.
+    """
+
+    best: Arch
+    archs: int
+    pareto: list[Candidate]
+    files: list[Path]
+
+
+def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
+    """Search a trained supernet, and write the archs that were scored and their Pareto set.
 
     Raises:
-        InputError: The checkpoint, the data or the score file cannot be used.
+        InputError: The checkpoint, the data or a file cannot be used, or no arch is within a bound.
         KeyboardInterrupt: The search was interrupted.
     """
     check_output(job.out, [checkpoint_path(job.checkpoint)])
+    if job.pareto is not None:
+        check_output_folder(job.pareto, PARETO_FILES)
+    _check_latencies(job)
     job.data.check_root(job.data_root, download=job.download)
+    counted = _counted_bounds(job)
+    for constraint in counted:
+        constraint.check()
 
     with _importing():
         from nni_nas_consistency.scoring.images import image_scoring
-        from nni_nas_consistency.search.evolution import evolve
+        from nni_nas_consistency.search.evolution import Evolution, RandomSearch, best_of
+        from nni_nas_consistency.search.evolution import search as search_supernet
 
     place = device_of(job.device)
+    latency = _latency_of(job, place)
+    bounds = _bounds(job, counted, latency)
     test = job.data.images(job.data_root, train=False, download=job.download)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
+    provenance |= job.settings()
+    if job.max_latency_ms is not None:
+        provenance["latency"] = asdict(_latency_setup(job, place))
     with progress(job.trials, "archs") as advance:
-        return evolve(
+        scores = search_supernet(
             supernet.to(place),
             image_scoring(test.to(place), job.data.test),
+            Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
-            population=job.population,
             seed=job.seed,
             provenance=provenance | {"made_by": dict(job.provenance)},
+            bounds=bounds,
             overwrite=job.overwrite,
             progress=advance,
         )
+    best = best_of(scores)
+    if job.pareto is None:
+        return Searched(best, len(scores), [], [job.out])
+    chosen, files = _write_pareto(job, job.pareto, scores, latency, provenance)
+    return Searched(best, len(scores), chosen, [job.out, *files])
+
+
+def costs_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], Cost]:
+    """Return what counts parameters and MACs of an arch that is trained alone on images of this shape.
+
+    By the system's formula or, where it has none, on the network, which takes torch and NNI.
+    """
+    formula = system.cost
+    if formula is not None:
+        return cache(lambda arch: formula(arch, shape))
+
+    with _importing():
+        from nni_nas_consistency.search.costs import frozen_network, network_cost
+
+    space = system.make_space(shape, standalone=True)
+    return cache(lambda arch: network_cost(frozen_network(space, arch), shape))
+
+
+def _counted_bounds(job: SearchJob) -> list[Constraint]:
+    """Return the bounds on what can be counted."""
+    if job.max_macs is None and job.max_params is None:
+        return []
+    cost, domain = costs_of(job.system, job.data.shape), job.system.domain
+    bounds = []
+
+    def macs(arch: Arch) -> float:
+        return cost(arch).macs
+
+    def params(arch: Arch) -> float:
+        return cost(arch).params
+
+    if job.max_macs is not None:
+        bounds.append(Constraint("macs", job.max_macs, macs, smallest_arch(domain, macs)))
+    if job.max_params is not None:
+        bounds.append(Constraint("params", job.max_params, params, smallest_arch(domain, params)))
+    return bounds
+
+
+def _check_latencies(job: SearchJob) -> None:
+    """See that latencies can be kept, and that those are there by which a search that goes on was decided."""
+    if not job.measures_latency:
+        return
+    check_latency_file(job.latencies)
+    begun = job.max_latency_ms is not None and journal_beside(job.out).exists() and not job.overwrite
+    if begun and not job.latencies.exists():
+        raise FileError(
+            f"{job.latencies}: is missing, though the search at {job.out} was begun with it; copy it there, or "
+            "--overwrite the search"
+        )
+
+
+def _latency_setup(job: SearchJob, device: str) -> LatencySetup:
+    from nni_nas_consistency.search.costs import latency_setup
+
+    classes, channels, side = job.data.shape
+    network = f"{job.system.space}, {classes} classes, {channels}x{side}x{side}"
+    return latency_setup(network, batch_size=job.latency_batch, device=device)
+
+
+def _latency_of(job: SearchJob, device: str) -> Callable[[Arch], float] | None:
+    """Return what measures the latency of an arch, or looks it up; None where it does not count."""
+    if not job.measures_latency:
+        return None
+    from nni_nas_consistency.search.costs import cached_latency, frozen_network, measured_latency
+
+    shape = job.data.shape
+    space = job.system.make_space(shape, standalone=True)
+
+    def measure(arch: Arch) -> float:
+        return measured_latency(frozen_network(space, arch), shape, batch_size=job.latency_batch, device=device)
+
+    return cached_latency(job.latencies, _latency_setup(job, device), measure, job.system.codec.canonical)
+
+
+def _bounds(job: SearchJob, counted: list[Constraint], latency: Callable[[Arch], float] | None) -> Bounds | None:
+    """Return all bounds, of which the latency comes last, since it takes a measurement.
+
+    Raises:
+        InputError: No arch is known within them.
+    """
+    constraints = list(counted)
+    if job.max_latency_ms is not None and latency is not None:
+        cost = costs_of(job.system, job.data.shape)
+        smallest = smallest_arch(job.system.domain, lambda arch: cost(arch).macs)
+        constraints.append(Constraint("latency", job.max_latency_ms, latency, smallest))
+    if not constraints:
+        return None
+    bounds = Bounds(job.system.domain, tuple(constraints))
+    bounds.check()
+    return bounds
+
+
+def _write_pareto(
+    job: SearchJob,
+    folder: Path,
+    scores: Mapping[str, tuple[Arch, float]],
+    latency: Callable[[Arch], float] | None,
+    provenance: Mapping[str, Json],
+) -> tuple[list[Candidate], list[Path]]:
+    """Write the Pareto set of a search; return it, and the files."""
+    from nni_nas_consistency.ranking.plots import pareto_plot, png
+
+    cost, label = costs_of(job.system, job.data.shape), COST_LABELS[job.pareto_cost]
+    candidates = []
+    for name, (arch, score) in scores.items():
+        costs: dict[CostName, float] = {"macs": cost(arch).macs, "params": cost(arch).params}
+        if latency is not None:
+            costs["latency"] = latency(arch)
+        candidates.append(Candidate(name, arch, score, costs))
+    chosen = pareto_set(candidates, job.pareto_cost)
+    figure = pareto_plot(
+        [each.costs[job.pareto_cost] for each in candidates],
+        [each.score for each in candidates],
+        [candidates.index(each) for each in chosen],
+        title=f"{job.out.name}: score against {label}",
+        cost_label=label,
+    )
+    made_by: dict[str, Json] = {"made_by": dict(job.provenance), "seed": job.seed, "trials": job.trials}
+    if latency is not None:
+        made_by["latency"] = asdict(_latency_setup(job, device_of(job.device)))
+    make_folder(folder)
+    files = [folder / name for name in PARETO_FILES]
+    write_pareto(files[0], chosen, job.pareto_cost, {**provenance, **made_by})
+    write_bytes_atomically(files[1], png(figure))
+    return chosen, files
 
 
 def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ModelSpace, dict[str, Json]]:

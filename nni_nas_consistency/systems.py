@@ -171,7 +171,7 @@ class System:
         recipes: The recipes for supernets, the default first.
         standalone: How one arch is trained alone.
         cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
-            without its network.
+            without its network; None: there is no such formula, and they are counted on the network.
         absolute_pearson: Whether the competition's board counts |Pearson|.
         init: How first weights of one network are drawn; see `Recipe`.
         finetune: How a trained network goes on with a new head on other images; None: as `standalone`.
@@ -188,7 +188,7 @@ class System:
     data: DataSet
     recipes: tuple[Recipe, ...]
     standalone: Optimization
-    cost: Callable[[Arch, tuple[int, int, int]], Cost]
+    cost: Callable[[Arch, tuple[int, int, int]], Cost] | None
     absolute_pearson: bool = False
     init: Init = "torch"
     finetune: Optimization | None = None

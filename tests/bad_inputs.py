@@ -12,6 +12,7 @@ import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bad_inputs_search import rows as search_rows
 from damages import (
     Damage,
     Malice,
@@ -1583,4 +1584,5 @@ BAD_INPUTS = [
     *ROOTS,
     *FAILING,
     *ENSEMBLES,
+    *search_rows(BadInput),
 ]

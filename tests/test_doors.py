@@ -14,7 +14,7 @@ from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
-from nni_nas_consistency.search.evolution import evolve
+from nni_nas_consistency.search.evolution import Evolution, best_of, search
 
 ABOUT = {"space": "digits", "data": "digits"}
 
@@ -118,15 +118,16 @@ def test_scores_that_are_all_equal_are_kept_and_the_missing_submission_is_told(f
 
 def search_into(out, scored, progress=lambda archs: None):
     """Search for 12 archs; note every pass over the images."""
-    how = image_scoring(digits(train=False).first(50), DIGITS_TEST, batch_size=50)
+    scoring = image_scoring(digits(train=False).first(50), DIGITS_TEST, batch_size=50)
 
     def images():
         scored.append(1)
-        return how.test()
+        return scoring.test()
 
     supernet = tiny_supernet(torch.float32)
-    counted = replace(how, test=images)
-    return evolve(supernet, counted, out=out, trials=12, population=4, seed=0, provenance={}, progress=progress)
+    counted = replace(scoring, test=images)
+    how = Evolution(population=4)
+    return best_of(search(supernet, counted, how, out=out, trials=12, seed=0, provenance={}, progress=progress))
 
 
 @pytest.mark.parametrize("kills", [(1,), (5,), (3, 8)])

@@ -9,7 +9,7 @@ from helpers import keep_nni_in, tiny_supernet
 from nni_nas_consistency import image_scoring, read_scores, save_supernet, score_archs
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
-from nni_nas_consistency.search.evolution import evolve
+from nni_nas_consistency.search.evolution import Evolution, best_of, search
 
 POPULATION = 8
 
@@ -31,17 +31,17 @@ def plain_scores(archs, scoring):
 def evolved(path, *, seed=0, trials=30, progress=lambda archs: None):
     """Return the best arch, and the score file."""
     supernet = tiny_supernet(torch.float32)
-    best = evolve(
+    scores = search(
         supernet,
         few_digits(),
+        Evolution(POPULATION),
         out=path,
         trials=trials,
-        population=POPULATION,
         seed=seed,
         provenance={"seed": seed},
         progress=progress,
     )
-    return best, read_scores(path, supernet.codec)
+    return best_of(scores), read_scores(path, supernet.codec)
 
 
 def test_evolution_writes_every_arch_it_scored_and_returns_the_best(tmp_path):

@@ -17,6 +17,7 @@ from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.search.constraints import CostName
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
 from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
@@ -410,6 +411,63 @@ def shard_of(text: str | None) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise InputError(f"shard {index}/{count} does not exist; those of {count} are 1/{count} to {count}/{count}")
     return index, count
+
+
+def count_of(option: str, text: str | None) -> int | None:
+    """Return a count from a text like `41000000`, `41e6` or `41M`; None if there is none.
+
+    Raises:
+        InputError: The text is not of that form, or stands for less than 1 or more than 10^18.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,9})?(?:e\d{1,2})?)([kMGT]?)", text, re.ASCII)
+    count = None if match is None else float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
+    if count is None or not 1 <= count <= 1e18:
+        raise InputError(f"{option} {_cut(text)!r} is no count from 1 to 10^18, such as 41000000, 41e6 or 41M")
+    return round(count)
+
+
+def milliseconds_of(option: str, text: str | None) -> float | None:
+    """Return a time in milliseconds; None if there is none.
+
+    Raises:
+        InputError: The text is no number above 0 and up to an hour.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII)
+    if match is None or not 0 < float(text) <= 3_600_000:
+        raise InputError(f"{option} {_cut(text)!r} is no time in milliseconds above 0, such as 3.5")
+    return float(text)
+
+
+def strategy_of(word: str, population: int | None) -> int:
+    """Return the population of a search: the one that is given, or that of an evolution by default.
+
+    Raises:
+        InputError: A population is given for a strategy that has none.
+    """
+    if population is not None and word != "evolution":
+        raise InputError(f"--population {population} belongs to --strategy evolution, not {word}; leave it out")
+    return 50 if population is None else population
+
+
+def pareto_cost_of(
+    folder: Path | None, cost: CostName | None, macs: int | None, params: int | None, latency: float | None
+) -> CostName:
+    """Return the cost of a Pareto set: the one that is given, else one that is bounded, else MACs.
+
+    Raises:
+        InputError: A cost is given without a folder for the set.
+    """
+    if cost is not None and folder is None:
+        raise InputError(f"--pareto-cost {cost} needs --pareto, the folder for the Pareto set")
+    if cost is not None:
+        return cost
+    if latency is not None:
+        return "latency"
+    return "params" if params is not None and macs is None else "macs"
 
 
 def _named(values: Sequence[Any], name: str | None) -> Any:

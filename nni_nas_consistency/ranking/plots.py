@@ -1,4 +1,4 @@
-"""The two plots of a report: scores against reference accuracies, and ranks against ranks.
+"""The two plots of a report, scores against reference accuracies and ranks against ranks; and scores against costs.
 
 Matplotlib's object-oriented interface on the Agg canvas: no pyplot, no global state, no display. The colours are the
 colour-blind safe palette of Okabe and Ito (2008); each plot has a light and a dark theme.
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from nni_nas_consistency.ranking.statistics import ranks
@@ -97,6 +97,40 @@ def rank_plot(
     _rank_axes(axes, len(x))
     axes.set_xlabel("rank by reference accuracy (1 is best)", color=theme.text)
     axes.set_ylabel("rank by score (1 is best)", color=theme.text)
+    return figure
+
+
+def pareto_plot(
+    costs: ArrayLike,
+    scores: ArrayLike,
+    chosen: Sequence[int],
+    *,
+    title: str,
+    cost_label: str,
+    score_label: str = "supernet score",
+    dark: bool = False,
+) -> Figure:
+    """Return a plot of score against cost with one point per arch, and the Pareto set as steps in another colour.
+
+    Args:
+        costs: Costs [N].
+        scores: Scores [N], paired with `costs`.
+        chosen: Indices of the Pareto set, the cheapest first.
+        title: Title of the plot.
+        cost_label: Label of the x axis, with its unit.
+        score_label: Label of the y axis, with its unit.
+        dark: Use the dark theme.
+    """
+    theme = _DARK if dark else _LIGHT
+    x, y = np.asarray(costs, np.float64), np.asarray(scores, np.float64)
+    figure, axes = _axes(theme, title, _caption(len(x), f"{len(chosen):,} in the Pareto set"))
+    _points(axes, x, y, theme.points)
+    axes.step(x[list(chosen)], y[list(chosen)], where="post", color=theme.marked, linewidth=1.2, zorder=3)
+    axes.scatter(x[list(chosen)], y[list(chosen)], s=26, color=theme.marked, linewidths=0, zorder=4)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_xlabel(cost_label, color=theme.text, parse_math=False)
+    axes.set_ylabel(score_label, color=theme.text, parse_math=False)
     return figure
 
 
