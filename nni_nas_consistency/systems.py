@@ -28,7 +28,7 @@ from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
 from nni_nas_consistency.archs.resnet48 import resnet48_cost, width_divisor_of
-from nni_nas_consistency.errors import DataError, InputError
+from nni_nas_consistency.errors import CheckpointError, DataError, InputError
 from nni_nas_consistency.images.augmentation import (
     CIFAR10_TEST,
     CIFAR10_TRAIN,
@@ -352,6 +352,22 @@ SYSTEMS = (
     AUTOFORMER_BASE,
     AUTOFORMER_TOY,
 )
+
+
+def shape_of_checkpoint(space: Mapping[str, object]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images of a checkpoint, by the arguments of its space.
+
+    Raises:
+        CheckpointError: They do not say.
+    """
+    found = []
+    for names in (("num_classes", "num_labels"), ("in_channels",), ("image_size", "img_size")):
+        values = [space[name] for name in names if name in space]
+        if len(values) != 1 or type(values[0]) is not int or values[0] < 1:
+            raise CheckpointError(f"{' or '.join(names)} of its space is missing or no size; train it again")
+        found.append(values[0])
+    classes, channels, side = found
+    return classes, channels, side
 
 
 def system_of_checkpoint(space: Mapping[str, object]) -> System | None:

@@ -64,6 +64,10 @@ LimitOption = Annotated[
     int | None,
     count_option("--limit", "Use the first N archs of the list only.", most=1_000_000, why="no longer list is read"),
 ]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="An arch: its code, or the name of a published one, such as tiny of autoformer-tiny."),
+]
 Archs = Annotated[Path, typer.Option("--archs", help="Arch list: JSON in the released format.")]
 Checkpoint = Annotated[
     Path,

@@ -14,7 +14,11 @@ from typing import Any, Literal, TypeVar
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, InputError
-from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
+from nni_nas_consistency.files.checkpoint_header import (
+    CheckpointHeader,
+    read_checkpoint_header,
+    read_weights_header,
+)
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
 from nni_nas_consistency.search.constraints import CostName
@@ -88,6 +92,32 @@ def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
             )
 
 
+def system_and_data_of_network(space: str | None, data: str | None, weights: Path | None) -> tuple[System, DataSet]:
+    """Return the system and the data set of a command about one network.
+
+    What is not named follows from the weights, where there are some; the data set may be another than theirs.
+
+    Raises:
+        CheckpointError: The weights cannot be read, or are of a different space than the one that is named.
+    """
+    if weights is None:
+        return system_and_data(space, data)
+    header = read_weights_header(weights)
+    trained, of_weights = _of_header(weights, header)
+    if space not in (trained.space, None):
+        raise CheckpointError(f"{weights}: is of space {trained.space}, not {space}; leave --space out")
+    return trained, _named(DATA_SETS, data) or of_weights or trained.data
+
+
+def arch_of(system: System, code: str | None) -> Arch | None:
+    """Return the arch of a code or a name, if one is given.
+
+    Raises:
+        ArchError: It is neither.
+    """
+    return None if code is None else system.arch(code, "--arch")
+
+
 def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     """Return the system of a checkpoint, and its data set if it is one of ours.
 
@@ -96,6 +126,11 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     """
     header = read_checkpoint_header(checkpoint)
     sharing_of_checkpoint(checkpoint)
+    return _of_header(checkpoint, header)
+
+
+def _of_header(checkpoint: Path, header: CheckpointHeader) -> tuple[System, DataSet | None]:
+    """Return the system of a header, and its data set if it is one of ours."""
     system = system_of_checkpoint(header.space)
     if system is None:
         arguments = ", ".join(f"{name} {value!r}" for name, value in header.space.items())
@@ -240,18 +275,22 @@ def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arc
     raise InputError("give either --archs, a list, or --arch, the code of one arch")
 
 
-def optimization_of(system: System, epochs: int | None, changes: Sequence[str]) -> Optimization:
+def optimization_of(
+    system: System, epochs: int | None, changes: Sequence[str], *, finetune: bool = False
+) -> Optimization:
     """Return how archs of a system are trained alone, changed where epochs or other settings are given.
 
     Args:
         system: The competition or benchmark.
         epochs: Epochs; None: the published ones. The warm-up changes in proportion.
         changes: Texts like `batch_size=1024`; later ones win over earlier ones.
+        finetune: Whether a trained network goes on.
 
     Raises:
         InputError: A change has an unknown name or bad value.
     """
-    optimization = system.standalone if epochs is None else system.standalone.for_epochs(epochs)
+    optimization = (system.finetune if finetune else None) or system.standalone
+    optimization = optimization if epochs is None else optimization.for_epochs(epochs)
     for change in changes:
         name, _, text = change.partition("=")
         if name not in OPTIMIZATION_READERS:
