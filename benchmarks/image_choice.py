@@ -22,7 +22,7 @@ from torch import Tensor
 from nni_nas_consistency.cli.console import progress
 from nni_nas_consistency.cli.parse import system_and_data
 from nni_nas_consistency.jobs import first_archs, load_trained
-from nni_nas_consistency.scoring.image_choice import select_images, scores_of_images
+from nni_nas_consistency.scoring.image_choice import scores_of_images, select_images
 from nni_nas_consistency.scoring.images import image_scoring
 
 

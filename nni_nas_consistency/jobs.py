@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
@@ -166,15 +167,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     for phase in job.recipe.phases:
         phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
+    settings = job.settings() | job.data.settings() | images.identity()
+    settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
@@ -223,7 +225,7 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ModelSpace, images: Images, val: Images, run: TrainingRun) -> None:
+def _train_and_save(job: TrainJob, space: ModelSpace, images: TrainingImages, val: Images, run: TrainingRun) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -360,7 +362,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {"data": self.data.name, "images": images}
+        settings: dict[str, Json] = {**self.data.settings(), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -385,7 +387,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
-        named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
+        named = read_image_list(job.images_file, job.data.name, job.data.counts and job.data.counts[1])
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -393,16 +395,17 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
 
     shard = Shard(*job.shard)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if named is None else test.at(named)
     test = test if job.images is None else test.first(job.images)
     calibration = None
     if job.bn == "train":
-        calibration = job.data.images(job.data_root, train=True, download=job.download).to(place)
+        calibration = job.data.images(job.data_root, train=True, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     scoring = image_scoring(
-        test.to(place),
+        test,
         job.data.test,
+        device=place,
         metric=job.metric,
         bn=job.bn or ("batch" if job.system.has_batch_norm else "supernet"),
         batch_size=job.batch_size,
@@ -599,14 +602,14 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
 
     generator = torch.Generator().manual_seed(job.seed)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     drawn = [archs[index] for index in torch.randperm(len(archs), generator=generator)[: job.archs_scored].tolist()]
     supernet = supernet.to(place)
     half = len(drawn) // 2
 
     def scores_on(images: Images, archs: list[Arch], advance: Progress) -> Tensor:
-        scoring = image_scoring(images.to(place), job.data.test, batch_size=job.batch_size)
+        scoring = image_scoring(images, job.data.test, device=place, batch_size=job.batch_size)
         return scores_of_images(supernet, archs, scoring, progress=advance)
 
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
@@ -673,7 +676,7 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
     names, values, accuracies = match(scores, reference, common=job.common)
     others = {str(path): _scores_of(path, job.system, reference, names) for path in job.against}
     archs = [reference[name].arch for name in names]
-    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
+    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs, _shape_of(job.system, settings))}
     consistency: dict[str, Any] = {}
     against = {}
     with progress(job.resamples * (len(columns) + len(others)), "resamples") as advance:
@@ -721,10 +724,19 @@ def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names
     return match(table, {name: reference[name] for name in names}, common=True)[1]
 
 
-def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
+def _baselines(system: System, archs: list[Arch], shape: tuple[int, int, int]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    costs = list(map(costs_of(system, system.data.shape), archs))
+    costs = list(map(costs_of(system, shape), archs))
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+
+
+def _shape_of(system: System, settings: Mapping[str, Json]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images that archs were scored on, by default those of the system."""
+    shape = settings.get("shape")
+    if not isinstance(shape, list) or len(shape) != 3:
+        return system.data.shape
+    sizes = [size if type(size) is int and size > 0 else 1 for size in shape]
+    return sizes[0], sizes[1], sizes[2]
 
 
 @dataclass(frozen=True)
@@ -774,19 +786,19 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
         archs,
         optimization=job.optimization,
         train=images.to(place),
-        test=test.to(place),
+        test=test,
         augmentation=job.data.train,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, "data": job.data.name},
+        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         init=job.system.init,
         overwrite=job.overwrite,
         progress=progress,
@@ -902,17 +914,17 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     place = device_of(job.device)
     latency = _latency_of(job, place)
     bounds = _bounds(job, counted, latency)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
     provenance |= job.settings()
     if job.max_latency_ms is not None:
         provenance["latency"] = asdict(_latency_setup(job, place))
     with progress(job.trials, "archs") as advance:
         scores = search_supernet(
             supernet.to(place),
-            image_scoring(test.to(place), job.data.test),
+            image_scoring(test, job.data.test, device=place),
             Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
@@ -1137,13 +1149,14 @@ def fit(
             with_new_head,
         )
 
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     job.optimization.check_warm_up(len(images))
     classes, channels, _ = images.shape
     space = job.system.make_space((classes, channels, side), standalone=True)
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "image_size": side}
+    settings = job.settings() | job.data.settings() | images.identity()
+    settings |= {"images": len(images), "image_size": side}
     if job.weights is None:
         network = fresh_network(space, job.arch, init=job.system.init, seed=job.seed)
     else:
@@ -1188,7 +1201,7 @@ def _fit_and_save(
     job: FitJob,
     network: nn.Module,
     space: ModelSpace,
-    images: Images,
+    images: TrainingImages,
     test: Images,
     settings: Mapping[str, Json],
     *,
@@ -1217,19 +1230,23 @@ def _fit_and_save(
     resized = Resized(network, int(str(settings["image_size"])))
     val = test.first(min(job.val_images, len(test)))
     fit_network(resized, job.optimization, job.data.train, images.to(place), val.to(place), seed=job.seed, run=run)
-    accuracy = _accuracy(resized.to(place), job.data, test.to(place), 256, progress)
+    accuracy = _accuracy(resized.to(place), job.data, test, 256, place, progress)
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     reached = {"top1": accuracy.top1, "top5": accuracy.top5, "test_images": accuracy.images}
     save_network(run.folder / "network.safetensors", network, space, job.arch, {**run.about, **spent, **reached})
     return accuracy
 
 
-def _accuracy(network: nn.Module, data: DataSet, images: Images, batch_size: int, progress: ShowProgress) -> Accuracy:
+def _accuracy(
+    network: nn.Module, data: DataSet, images: Images, batch_size: int, place: str, progress: ShowProgress
+) -> Accuracy:
+    """Return the accuracy of a network, to whose device the images are moved batch by batch."""
     from nni_nas_consistency.images.loader import EvaluationLoader
     from nni_nas_consistency.training.network import accuracy_of
 
+    batches = EvaluationLoader(images, data.test, batch_size)
     with progress(len(images), "images") as advance:
-        return accuracy_of(network, EvaluationLoader(images, data.test, batch_size), advance)
+        return accuracy_of(network, ((x.to(place), labels.to(place)) for x, labels in batches), advance)
 
 
 @dataclass(frozen=True)
@@ -1277,7 +1294,7 @@ def evaluate(job: EvaluateJob, *, progress: ShowProgress = silent) -> Accuracy:
         from nni_nas_consistency.training.network import Resized
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     if test.shape[:2] != (classes, channels):
         raise InputError(
             f"{job.weights}: is for {classes} classes and {channels} channel(s), {job.data.name} has "
@@ -1285,7 +1302,7 @@ def evaluate(job: EvaluateJob, *, progress: ShowProgress = silent) -> Accuracy:
         )
     test = test if job.images is None else test.first(job.images)
     network, _, _ = network_of(job.system, job.weights, job.arch)
-    return _accuracy(Resized(network, side).to(place), job.data, test.to(place), job.batch_size, progress)
+    return _accuracy(Resized(network, side).to(place), job.data, test, job.batch_size, place, progress)
 
 
 def network_header(system: System, weights: Path, arch: Arch | None) -> CheckpointHeader:

@@ -159,7 +159,7 @@ WORDS += [
 ]
 
 SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
-DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
+DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet', 'folder'",)
 RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'cvpr2022'",)
 PRECISIONS = ("'32-true', 'bf16-mixed', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
@@ -396,8 +396,7 @@ COMBINATIONS = [
     BadInput(
         "training on a folder of images",
         "train --space resnet48 --data-root . --out new",
-        ("folders of images cannot be read yet", "give --data cifar100"),
-        torch=True,
+        (".: has neither train nor val; a folder of images has train/CLASS/FILE and val/CLASS/FILE",),
     ),
     BadInput(
         "a teacher that is not trained",
@@ -1571,7 +1570,10 @@ ENSEMBLES = [
     ),
 ]
 
+from bad_inputs_folders import FOLDERS  # noqa: E402  (its rows are made with what is defined above)
+
 BAD_INPUTS = [
+    *FOLDERS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,

@@ -11,7 +11,7 @@ from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.image_lists import read_image_list, write_image_list
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.scoring.image_choice import select_images, scores_of_images
+from nni_nas_consistency.scoring.image_choice import scores_of_images, select_images
 from nni_nas_consistency.scoring.images import image_scoring
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.supernet.checkpoint import save_supernet

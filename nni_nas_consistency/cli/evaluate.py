@@ -13,12 +13,16 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     ArchOption,
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
     RootOption,
     SpaceOption,
     TestImagesOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 
@@ -34,6 +38,10 @@ def evaluate(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     images: TestImagesOption = None,
     batch_size: Annotated[
         int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
@@ -43,7 +51,8 @@ def evaluate(
     download: DownloadOption = False,
 ) -> None:
     """Print top-1 and top-5 accuracy of one network on the test images."""
-    system, data_set = parse.system_and_data_of_network(space, data, weights)
+    folder = parse.FolderWords(data_root, val_fraction=val_fraction, val_files=val_files, cache=cache, workers=workers)
+    system, data_set = parse.system_and_data_of_network(space, data, weights, folder)
     data_set.check_count("--images", images, train=False)
     job = jobs.EvaluateJob(
         system,

@@ -13,6 +13,7 @@ from nni_nas_consistency.cli.console import command_line, kept_of_training, prog
 from nni_nas_consistency.cli.evaluate import accuracy_line
 from nni_nas_consistency.cli.options import (
     ArchOption,
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -20,7 +21,11 @@ from nni_nas_consistency.cli.options import (
     OutFolder,
     RootOption,
     SeedOption,
+    SmallestCropOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord
@@ -39,6 +44,11 @@ def fit(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    smallest_crop: SmallestCropOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFolder = Path("runs/fit"),
     image_size: Annotated[
         int | None,
@@ -87,7 +97,17 @@ def fit(
 
     At the end its accuracy on all test images is printed.
     """
-    system, data_set = parse.system_and_data_of_network(space, data, weights)
+    folder = parse.FolderWords(
+        data_root,
+        smallest_crop=smallest_crop,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data_of_network(
+        space, data, weights, folder, new_head=True, image_size=image_size
+    )
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
     code = arch if arch is not None or weights is None else read_weights_header(weights).arch

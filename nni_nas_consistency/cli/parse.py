@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,9 +21,18 @@ from nni_nas_consistency.files.checkpoint_header import (
 )
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.images.folder_options import FolderOptions, class_names, resizing_to
 from nni_nas_consistency.search.constraints import CostName
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
-from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
+from nni_nas_consistency.systems import (
+    CVPR2021,
+    DATA_SETS,
+    SYSTEMS,
+    DataSet,
+    System,
+    shape_of_checkpoint,
+    system_of_checkpoint,
+)
 from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
 
 SpaceWord = Literal[
@@ -38,7 +47,7 @@ SpaceWord = Literal[
     "autoformer-base",
     "autoformer-digits",
 ]
-DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
+DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
 RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022", "autoformer", "autoformer-digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
@@ -49,8 +58,48 @@ MOST_STEPS = 10_000_000
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
+class FolderWords:
+    """What the command line says of a folder of images; None where it says nothing.
+
+    Args:
+        root: The folder.
+        side: Side of the squares that images become, in pixels.
+        smallest_crop: Smallest random crop, as a share of the area.
+        val_fraction: Share of the training images that are held out.
+        val_files: List of the training images that are held out.
+        cache: Folder of decoded images.
+        workers: Processes that decode.
+    """
+
+    root: Path | None = None
+    side: int | None = None
+    smallest_crop: float | None = None
+    val_fraction: float | None = None
+    val_files: Path | None = None
+    cache: Path | None = None
+    workers: int | None = None
+
+    def options(self) -> dict[str, object]:
+        """Return what is given besides the folder, by the word on the command line."""
+        values = {
+            "--side": self.side,
+            "--smallest-crop": self.smallest_crop,
+            "--val-fraction": self.val_fraction,
+            "--val-files": self.val_files,
+            "--cache": self.cache,
+            "--workers": self.workers,
+        }
+        return {option: value for option, value in values.items() if value is not None}
+
+
 def system_and_data(
-    space: str | None, data: str | None, *, checkpoint: Path | None = None, recipe: str | None = None
+    space: str | None,
+    data: str | None,
+    *,
+    checkpoint: Path | None = None,
+    recipe: str | None = None,
+    folder: FolderWords = FolderWords(),
 ) -> tuple[System, DataSet]:
     """Return the system and the data set of a command.
 
@@ -61,17 +110,57 @@ def system_and_data(
         CheckpointError: The checkpoint cannot be read.
         InputError: The checkpoint was trained for a different space or on different images than those that are named.
     """
-    trained, of_checkpoint = (None, None) if checkpoint is None else _trained_for(checkpoint)
+    trained, of_checkpoint, shape = (None, None, None) if checkpoint is None else _trained_for(checkpoint)
     system = _system(space, data, trained, recipe)
     if trained not in (system, None):
         raise InputError(f"{checkpoint}: was trained for space {trained.space}, not {system.space}; leave --space out")
-    chosen = _named(DATA_SETS, data) or of_checkpoint or system.data
+    chosen = _named([system.data, *DATA_SETS], data) or of_checkpoint or system.data
+    if chosen.folder is not None:
+        return system, _folder_of(chosen, folder, checkpoint, shape)
+    for option in folder.options():
+        raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
     if of_checkpoint is not None and of_checkpoint.shape != chosen.shape:
         raise InputError(
             f"{checkpoint}: was trained on {of_checkpoint.name}, whose classes or image size {chosen.name} does not "
             "have; leave --data out"
         )
     return system, chosen
+
+
+def _folder_of(
+    data: DataSet, words: FolderWords, checkpoint: Path | None, trained: tuple[int, int, int] | None
+) -> DataSet:
+    """Return a folder of images, with what the command line says of it.
+
+    Args:
+        data: The data set; where it has no classes, they are counted.
+        words: What is said of it.
+        checkpoint: The checkpoint that is used, if any.
+        trained: Classes, channels and side of the images that it was trained on, if it says so.
+
+    Raises:
+        InputError: There is no such folder, a value is out of range, or the checkpoint is for other images.
+    """
+    assert data.folder is not None
+    classes, channels, side = data.shape
+    if not classes:
+        data.check_root(words.root)
+        assert words.root is not None
+        classes = len(class_names(words.root.expanduser()))
+        side = side if trained is None else trained[2]
+    resizing = data.folder.resizing
+    if (words.side or side) != resizing.side:
+        resizing = replace(resizing_to(words.side or side), interpolation=resizing.interpolation)
+    if words.smallest_crop is not None:
+        resizing = replace(resizing, smallest_crop=words.smallest_crop)
+    options = FolderOptions(resizing, words.val_fraction, words.val_files, words.cache, words.workers)
+    shape = (classes, channels, resizing.side)
+    if trained not in (shape, None):
+        raise InputError(
+            f"{checkpoint}: was trained for {trained[0]} classes of images of {trained[2]} pixels; {data.name} has "
+            f"{classes} classes and {resizing.side} pixels: give its own --data, --data-root and --side"
+        )
+    return replace(data, shape=shape, counts=None if options.holds_out else data.counts, folder=options)
 
 
 def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
@@ -84,7 +173,7 @@ def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
     for place, checkpoint in enumerate(checkpoints):
         if checkpoint in checkpoints[:place]:
             raise InputError(f"--checkpoint {checkpoint}: is given twice; its scores would count twice")
-        trained, _ = _trained_for(checkpoint)
+        trained, _, _ = _trained_for(checkpoint)
         if trained != system:
             raise InputError(
                 f"{checkpoint}: was trained for space {trained.space}, {checkpoints[0]} for {system.space}; "
@@ -92,21 +181,48 @@ def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
             )
 
 
-def system_and_data_of_network(space: str | None, data: str | None, weights: Path | None) -> tuple[System, DataSet]:
+def system_and_data_of_network(
+    space: str | None,
+    data: str | None,
+    weights: Path | None,
+    folder: FolderWords,
+    *,
+    new_head: bool = False,
+    image_size: int | None = None,
+) -> tuple[System, DataSet]:
     """Return the system and the data set of a command about one network.
 
-    What is not named follows from the weights, where there are some; the data set may be another than theirs.
+    What is not named follows from the weights, where there are some. Images of a folder get the size of the network's.
+
+    Args:
+        space: Word of the system.
+        data: Word of the data set.
+        weights: The network, or a supernet that it is cut out of.
+        folder: What is said of a folder of images.
+        new_head: Whether images may have other classes than those of the weights.
+        image_size: Side of the squares that the images of a folder become; None: that of the weights, else of the data.
 
     Raises:
-        CheckpointError: The weights cannot be read, or are of a different space than the one that is named.
+        InputError: The weights cannot be read, are of a different space than the one that is named, or for other
+            classes; or the folder cannot be used.
     """
     if weights is None:
-        return system_and_data(space, data)
-    header = read_weights_header(weights)
-    trained, of_weights = _of_header(weights, header)
+        system, chosen = system_and_data(space, data, folder=folder)
+        if chosen.folder is None or image_size is None:
+            return system, chosen
+        return system, _folder_of(chosen, replace(folder, side=image_size), None, None)
+    trained, of_weights, shape = _of_header(weights, read_weights_header(weights))
     if space not in (trained.space, None):
         raise CheckpointError(f"{weights}: is of space {trained.space}, not {space}; leave --space out")
-    return trained, _named(DATA_SETS, data) or of_weights or trained.data
+    chosen = _named([trained.data, *DATA_SETS], data) or of_weights or trained.data
+    if chosen.folder is None:
+        for option in folder.options():
+            raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
+        return trained, chosen
+    if new_head:
+        words = replace(folder, side=image_size or (None if shape is None else shape[2]))
+        return trained, _folder_of(chosen, words, None, None)
+    return trained, _folder_of(chosen, folder, weights, shape)
 
 
 def arch_of(system: System, code: str | None) -> Arch | None:
@@ -118,8 +234,8 @@ def arch_of(system: System, code: str | None) -> Arch | None:
     return None if code is None else system.arch(code, "--arch")
 
 
-def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
-    """Return the system of a checkpoint, and its data set if it is one of ours.
+def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None, tuple[int, int, int] | None]:
+    """Return the system of a checkpoint, its data set if it is one of ours, and the shape of its images if it says so.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or its space, its sharing or its data set has no word.
@@ -129,8 +245,10 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     return _of_header(checkpoint, header)
 
 
-def _of_header(checkpoint: Path, header: CheckpointHeader) -> tuple[System, DataSet | None]:
-    """Return the system of a header, and its data set if it is one of ours."""
+def _of_header(
+    checkpoint: Path, header: CheckpointHeader
+) -> tuple[System, DataSet | None, tuple[int, int, int] | None]:
+    """Return the system of a header, its data set if it is one of ours, and the shape of its images if it says so."""
     system = system_of_checkpoint(header.space)
     if system is None:
         arguments = ", ".join(f"{name} {value!r}" for name, value in header.space.items())
@@ -141,7 +259,11 @@ def _of_header(checkpoint: Path, header: CheckpointHeader) -> tuple[System, Data
     data = header.about.get("data")
     if data is not None and not isinstance(data, str):
         raise CheckpointError(f"{checkpoint}: 'data' of its metadata is {data!r}; expected a name such as cifar100")
-    return system, _named(DATA_SETS, data)
+    try:
+        shape = shape_of_checkpoint(header.space)
+    except CheckpointError:  # a space of your own
+        return system, _named(DATA_SETS, data), None
+    return system, _named(DATA_SETS, data), shape
 
 
 def _words(systems: Sequence[System]) -> str:

@@ -12,6 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import kept_in_journal, progress, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -20,6 +21,9 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SpaceOption,
     TestImagesOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.score_files import beside, journal_beside
@@ -38,6 +42,10 @@ def score(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("scores.json"),
     limit: LimitOption = None,
     images: TestImagesOption = None,
@@ -90,7 +98,14 @@ def score(
 
     Finished archs are kept in a journal beside --out: after a crash, run the same command again to continue.
     """
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoints[0])
+    folder = parse.FolderWords(
+        data_root,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoints[0], folder=folder)
     parse.check_same_system(system, checkpoints)
     data_set.check_count("--images", images, train=False)
     job = jobs.ScoreJob(

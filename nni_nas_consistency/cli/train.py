@@ -11,6 +11,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_of_training, progress_bar, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -18,7 +19,12 @@ from nni_nas_consistency.cli.options import (
     OutFolder,
     RootOption,
     SeedOption,
+    SideOption,
+    SmallestCropOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
@@ -33,6 +39,12 @@ def train(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    side: SideOption = None,
+    smallest_crop: SmallestCropOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFolder = Path("runs/train"),
     epochs: EpochsOption = None,
     n: Annotated[
@@ -101,7 +113,16 @@ def train(
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
-    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe)
+    folder = parse.FolderWords(
+        data_root,
+        side=side,
+        smallest_crop=smallest_crop,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
     job = jobs.TrainJob(

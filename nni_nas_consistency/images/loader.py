@@ -1,24 +1,59 @@
-"""Batches of a data set whose images all lie on one device, where they are picked and transformed.
+"""Batches of a data set, transformed on the device where they are needed.
 
-CIFAR and the digits fit into any device's memory, so there are no worker processes. The batches of `TrainingLoader` are
-functions of seed, epoch and index: a run that resumes sees what it would have seen without the interruption.
+CIFAR and the digits fit into any device's memory and are picked there; images in files are decoded by worker processes.
+The batches of `TrainingLoader` are functions of seed, epoch and index: a run that resumes sees what it would have seen
+without the interruption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nni_nas_consistency.errors import CheckpointError, DataError, InputError
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import UNMIXED, Augmentation, Mixing
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.draws import Draw, generator_of
 from nni_nas_consistency.images.mixing import mixed
 from nni_nas_consistency.images.transforms import augment, normalise
+
+Own = TypeVar("Own", bound="TrainingImages")
+
+
+class TrainingImages(Protocol):
+    """Images to train on: `datasets.Images`, or `folder.ImageFiles`, which are decoded when they are needed."""
+
+    @property
+    def y(self) -> Tensor:
+        """Labels, int64 [N], on the device that batches go to."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Classes K, channels C, and side in pixels."""
+
+    def __len__(self) -> int:
+        """Return the number of images N."""
+
+    def to(self: Own, device: torch.device | str) -> Own:
+        """Return the same images, whose batches go to `device`."""
+
+    def first(self: Own, n: int) -> Own:
+        """Return the first `n` images."""
+
+    def identity(self) -> dict[str, Json]:
+        """Return what tells these images from others of the same data set."""
+
+    def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
+        """Yield the images of each draw, uint8 [B, C, H, W], on the device of the labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +100,7 @@ class TrainingLoader:
     epoch; the first `iter` after `load_state_dict` yields the remaining batches of the saved epoch.
 
     Args:
-        images: The data set; batches are on its device.
+        images: The data set; batches are on the device of its labels.
         augmentation: The transforms of the images.
         batch_size: Images per batch, at least 1.
         seed: Seed of order and augmentation, at least 0.
@@ -81,7 +116,7 @@ class TrainingLoader:
 
     def __init__(
         self,
-        images: Images,
+        images: TrainingImages,
         augmentation: Augmentation,
         *,
         batch_size: int,
@@ -113,13 +148,17 @@ class TrainingLoader:
         """
         epoch, first = self._start
         self._start = (epoch + 1, 0)
-        order = torch.randperm(len(self._images), generator=_generator(self._seed, epoch)).to(self._images.x.device)
-        for batch in range(first, self._length):
+        order = torch.randperm(len(self._images), generator=generator_of(self._seed, epoch)).to(self._images.y.device)
+        draws = [
+            Draw(order[batch * self._batch_size : (batch + 1) * self._batch_size], self._seed, (epoch, batch))
+            for batch in range(first, self._length)
+        ]
+        for draw, pixels in zip(draws, self._images.pixels(draws), strict=True):
+            batch = draw.key[1]
             self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
-            chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-            generator = _generator(self._seed, epoch, batch)
-            x = augment(self._images.x[chosen], self._augmentation, generator)
-            yield mixed(x, self._images.y[chosen], self._images.num_classes, self._mixing, generator)
+            generator = draw.generator()
+            x = augment(pixels, self._augmentation, generator)
+            yield mixed(x, self._images.y[draw.images], self._images.num_classes, self._mixing, generator)
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the epoch and index of the batch that comes next."""
@@ -163,9 +202,3 @@ class TrainingLoader:
         if epoch != self._start[0]:
             self._start = (epoch, 0)
         self._next = self._start
-
-
-def _generator(seed: int, *key: int) -> torch.Generator:
-    # torch's CPU generator uses 32 bits of its seed: of 100,000 batches, one or two pairs share their draws
-    word = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(word[0]))

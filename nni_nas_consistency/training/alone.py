@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.supernet.active import can_stack
 from nni_nas_consistency.supernet.make import codec_of
@@ -34,7 +34,7 @@ def train_alone(
     archs: Sequence[Arch],
     *,
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     test: Images,
     augmentation: Augmentation,
     seed: int,
@@ -63,7 +63,7 @@ def train_alone(
     n = len(archs)
     if n > 1 and not can_stack(space, archs):
         raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
-    together = _together(space, archs, init, seed).to(train.x.device)
+    together = _together(space, archs, init, seed).to(train.y.device)
     optimizer = optimizer_of(optimization, together.parameters())
     batches = TrainingLoader(
         train,
@@ -136,9 +136,10 @@ def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:
 @torch.no_grad()
 def _accuracies(together: nn.Module, test: Images, augmentation: Augmentation, n: int) -> list[float]:
     together.eval()
-    right = torch.zeros(n, dtype=torch.long, device=test.x.device)
+    device = next(together.parameters()).device
+    right = torch.zeros(n, dtype=torch.long, device=device)
     for images, labels in EvaluationLoader(test, augmentation, 512):
-        right += (_logits(together, images, n).argmax(-1) == labels[:, None]).sum(0)
+        right += (_logits(together, images.to(device), n).argmax(-1) == labels.to(device)[:, None]).sum(0)
     return [int(count) / len(test) for count in right]
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, Resumed, check_checkpoint
 from nni_nas_consistency.training.recipes import Optimization
@@ -249,7 +249,7 @@ class KeptEpochs(Callback):
 
 def training_evaluator(
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     augmentation: Augmentation,
     val: Images,
     *,

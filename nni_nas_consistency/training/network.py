@@ -14,6 +14,7 @@ from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.files.progress import Progress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.loader import TrainingImages
 from nni_nas_consistency.nni3.workarounds import lightning_interrupts
 from nni_nas_consistency.scoring.plain import evaluation_mode
 from nni_nas_consistency.training.lightning import training_evaluator
@@ -86,7 +87,7 @@ def fit_network(
     network: nn.Module,
     optimization: Optimization,
     augmentation: Augmentation,
-    train: Images,
+    train: TrainingImages,
     val: Images,
     *,
     seed: int,

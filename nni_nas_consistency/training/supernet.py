@@ -17,6 +17,7 @@ from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.loader import TrainingImages
 from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
@@ -47,7 +48,7 @@ WORSE_THAN_GUESSING = 3.0
 def train_supernet(
     space: AnySpace,
     recipe: Recipe,
-    train: Images,
+    train: TrainingImages,
     val: Images,
     *,
     seed: int,
@@ -110,7 +111,7 @@ def _train_phase(
     phase: Phase,
     teacher: FrozenTeacher | None,
     sampler: Sampler,
-    train: Images,
+    train: TrainingImages,
     val: Images,
     *,
     seed: int,
