@@ -1141,28 +1141,15 @@ def fit(
     with _importing():
         import torch
 
-        from nni_nas_consistency.supernet.checkpoint import sha256_of
-        from nni_nas_consistency.training.alone import fresh_network
-        from nni_nas_consistency.training.network import (
-            MADE_BY_FITTING,
-            RESULTS_OF_FITTING,
-            with_new_head,
-        )
+        from nni_nas_consistency.training.network import MADE_BY_FITTING, RESULTS_OF_FITTING
 
+    network, space, from_weights = _network_to_fit(job, side)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     job.optimization.check_warm_up(len(images))
-    classes, channels, _ = images.shape
-    space = job.system.make_space((classes, channels, side), standalone=True)
-    settings = job.settings() | job.data.settings() | images.identity()
+    settings = job.settings() | job.data.settings() | images.identity() | from_weights
     settings |= {"images": len(images), "image_size": side}
-    if job.weights is None:
-        network = fresh_network(space, job.arch, init=job.system.init, seed=job.seed)
-    else:
-        trained, space, _ = network_of(job.system, job.weights, job.arch, classes=classes)
-        network = with_new_head(fresh_network(space, job.arch, init=job.system.init, seed=job.seed), trained)
-        settings["weights"] = sha256_of(tensor for _, tensor in sorted(trained.state_dict().items()))
     torch.manual_seed(job.seed)
     path = job.out / "network.safetensors"
     with open_run(
@@ -1181,6 +1168,21 @@ def fit(
             check_output_folder(job.out / name)
         accuracy = _fit_and_save(job, network, space, images, test, settings, progress=progress, write=write)
     return path, accuracy
+
+
+def _network_to_fit(job: FitJob, side: int) -> tuple[nn.Module, ModelSpace, dict[str, Json]]:
+    """Return the network that a job begins with, the space that it is of, and what tells the weights it comes from."""
+    from nni_nas_consistency.supernet.checkpoint import sha256_of
+    from nni_nas_consistency.training.alone import fresh_network
+    from nni_nas_consistency.training.network import with_new_head
+
+    classes, channels, _ = job.data.shape
+    if job.weights is None:
+        space = job.system.make_space((classes, channels, side), standalone=True)
+        return fresh_network(space, job.arch, init=job.system.init, seed=job.seed), space, {}
+    trained, space, _ = network_of(job.system, job.weights, job.arch, classes=classes)
+    network = with_new_head(fresh_network(space, job.arch, init=job.system.init, seed=job.seed), trained)
+    return network, space, {"weights": sha256_of(tensor for _, tensor in sorted(trained.state_dict().items()))}
 
 
 def _side_of(job: FitJob, before: CheckpointHeader | None) -> int:
@@ -1289,19 +1291,19 @@ def evaluate(job: EvaluateJob, *, progress: ShowProgress = silent) -> Accuracy:
     job.data.check_root(job.data_root, download=job.download)
     header = network_header(job.system, job.weights, job.arch)
     classes, channels, side = shape_of_checkpoint(header.space)
+    if job.data.shape[:2] != (classes, channels):
+        raise InputError(
+            f"{job.weights}: is for {classes} classes and {channels} channel(s), {job.data.name} has "
+            f"{job.data.shape[0]} and {job.data.shape[1]}; give the data that it was trained on, or fit a new head"
+        )
 
     with _importing():
         from nni_nas_consistency.training.network import Resized
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
-    if test.shape[:2] != (classes, channels):
-        raise InputError(
-            f"{job.weights}: is for {classes} classes and {channels} channel(s), {job.data.name} has "
-            f"{test.shape[0]} and {test.shape[1]}; give the data that it was trained on, or fit a new head"
-        )
-    test = test if job.images is None else test.first(job.images)
     network, _, _ = network_of(job.system, job.weights, job.arch)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
+    test = test if job.images is None else test.first(job.images)
     return _accuracy(Resized(network, side).to(place), job.data, test, job.batch_size, place, progress)
 
 
@@ -1321,9 +1323,9 @@ def network_header(system: System, weights: Path, arch: Arch | None) -> Checkpoi
         raise CheckpointError(f"{weights}: {error}") from error
     if header.arch is None and arch is None:
         raise InputError(f"{weights}: is a supernet; name the arch to cut out with --arch")
-    if header.arch is not None and arch is not None:
+    if header.arch is not None:
         own = system.codec.parse(header.arch, str(weights))
-        if own.choices != arch.choices:
+        if arch is not None and own.choices != arch.choices:
             raise InputError(f"{weights}: is the network of {header.arch}, not of {arch.code}; leave --arch out")
     return header
 

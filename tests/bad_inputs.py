@@ -1570,9 +1570,11 @@ ENSEMBLES = [
     ),
 ]
 
+from bad_inputs_autoformer import AUTOFORMER  # noqa: E402
 from bad_inputs_folders import FOLDERS  # noqa: E402  (its rows are made with what is defined above)
 
 BAD_INPUTS = [
+    *AUTOFORMER,
     *FOLDERS,
     *WORDS,
     *COMBINATIONS,
