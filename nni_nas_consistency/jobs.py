@@ -24,6 +24,7 @@ from nni_nas_consistency.files.checkpoint_header import CheckpointHeader, checkp
 from nni_nas_consistency.files.doors import check_input, check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
+from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
 from nni_nas_consistency.files.score_files import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.archs.cost import Cost
+    from nni_nas_consistency.archs.pool import Pool
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.datasets import Images
@@ -85,6 +87,8 @@ class TrainJob:
         weights: Supernet to start from, instead of fresh weights.
         sharing: How archs share weights; None: as in `weights`, else by one kernel per layer. Where it is finer than in
             `weights`, kernels start as slices of those.
+        pool: Arch list that the phases with `sampling="pool"` draw from; None: as `Phase.pool_size` says.
+        phase_pools: Phase → arch list, for phases with a pool of their own.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
@@ -109,6 +113,8 @@ class TrainJob:
     seed: int = 0
     weights: Path | None = None
     sharing: Sharing | None = None
+    pool: Path | None = None
+    phase_pools: Mapping[int, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
@@ -130,12 +136,13 @@ class TrainJob:
             raise InputError(f"step stacked: {space} is no chain, its archs run one by one; leave --step out")
 
     def settings(self) -> dict[str, Json]:
-        """Return what decides the weights and the metrics, besides the images and the weights to start from."""
+        """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""
         phases: dict[str, Json] = {}
         for index, phase in enumerate(self.recipe.phases):
-            prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
+            prefix = self.recipe.prefix_of(index)
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
+        recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         return {**recipe, **phases, **how, **sharing}
@@ -150,7 +157,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         write: Writes a line of text: one an epoch, with what it reached and the time left.
 
     Raises:
-        InputError: The data, the weights or the folder cannot be used.
+        InputError: The data, the weights, a pool or the folder cannot be used.
         NonFiniteLoss: The training diverged.
         RuntimeError: The training ended at a loss far above that of guessing.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
@@ -160,12 +167,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     job.data.check_root(job.data_root, download=job.download)
     check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
+    pools = _pools_of(job)
 
     with _importing():
         import torch
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
+    for pool in (job.pool, *job.phase_pools.values()):
+        if pool is not None:
+            _check_is_kept(pool, job.out)
     place = device_of(job.device)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
@@ -180,6 +191,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
+    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
     path = job.out / "supernet.safetensors"
     with open_run(
         job.out,
@@ -196,7 +208,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         for name in ("checkpoints", "metrics"):
             check_output_folder(job.out / name)
         run = _run_of(job, settings, about, progress=progress, write=write)
-        _train_and_save(job, space, images.to(place), val.to(place), run)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
     return path
 
 
@@ -225,7 +237,9 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ModelSpace, images: TrainingImages, val: Images, run: TrainingRun) -> None:
+def _train_and_save(
+    job: TrainJob, space: ModelSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -243,6 +257,7 @@ def _train_and_save(job: TrainJob, space: ModelSpace, images: TrainingImages, va
         stacking=job.stacking,
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
+        pools=pools,
     )
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
@@ -252,6 +267,36 @@ def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], i
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
     cost = costs_of(system, shape)
     return lambda arch: cost(arch).params
+
+
+def _pools_of(job: TrainJob) -> dict[int, Pool]:
+    """Return the pools that are given, by phase; from their files, without torch.
+
+    Raises:
+        InputError: A file cannot be used, a phase that has none given would not draw from it, or one that must have one
+            has none.
+    """
+    drawing = job.recipe.pool_phases
+    shown = ", ".join(map(str, drawing)) or "none"
+    for index in job.phase_pools:
+        if index not in drawing:
+            raise InputError(
+                f"--pool phase{index}={job.phase_pools[index]}: phase {index} draws from no pool, but these do: {shown}"
+            )
+    paths = {} if job.pool is None else dict.fromkeys(drawing, job.pool)
+    if job.pool is not None and not drawing:
+        raise InputError(
+            f"--pool {job.pool}: recipe {job.recipe.name} draws from no pool; leave it out, or --set sampling=pool"
+        )
+    paths |= job.phase_pools
+    for index in drawing:
+        if index not in paths and job.recipe.phases[index].pool_size is None:
+            raise InputError(
+                f"phase {index} of recipe {job.recipe.name} draws from a pool; give one with --pool, or --set "
+                "pool_size=N for one of N archs drawn by the seed"
+            )
+    read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
+    return {index: read[path] for index, path in sorted(paths.items())}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -274,21 +319,23 @@ def _start_from(space: ModelSpace, job: TrainJob) -> tuple[dict[str, Json], str]
     from nni_nas_consistency.supernet.unsharing import unshare
 
     assert job.weights is not None and job.sharing is not None
-    if _is_written_by_run(job.weights.resolve(), job.out.resolve()):
-        raise InputError(f"{job.weights}: is what this run would write; give another --out")
+    _check_is_kept(job.weights, job.out)
     with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once: leave torch's generator alone
         shared, about = supernet_of(job.weights, copy.deepcopy(space))
     unshare(shared, make_supernet(space, sharing=job.sharing))
     return about, weights_sha256(shared)
 
 
-def _is_written_by_run(path: Path, folder: Path) -> bool:
+def _check_is_kept(path: Path, out: Path) -> None:
+    """See that a file that a training reads is not one that it would write."""
     from nni_nas_consistency.training.run import MADE_BY_TRAINING
 
-    if not path.is_relative_to(folder) or path == folder:
-        return False
-    first = path.relative_to(folder).parts[0]
-    return any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING)
+    resolved, folder = path.resolve(), out.resolve()
+    if not resolved.is_relative_to(folder) or resolved == folder:
+        return
+    first = resolved.relative_to(folder).parts[0]
+    if any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING):
+        raise InputError(f"{path}: is what this run would write; give another --out")
 
 
 @dataclass(frozen=True)

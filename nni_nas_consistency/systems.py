@@ -44,6 +44,7 @@ from nni_nas_consistency.images.augmentation import (
 from nni_nas_consistency.images.folder_options import FolderOptions, Resizing
 from nni_nas_consistency.training.recipes import (
     ANS,
+    ANS_DIGITS,
     AUTOFORMER,
     AUTOFORMER_DIGITS,
     EMBEDDED,
@@ -349,7 +350,7 @@ EMBEDDED_BENCHMARK = System(
     made_with={"class": "ResNet20Space", "width_unit": 1},
     make=_resnet20_of_unit_1,
     data=DIGITS_8,
-    recipes=(EMBEDDED,),
+    recipes=(EMBEDDED, ANS_DIGITS),
     standalone=STANDALONE_DIGITS,
     cost=partial(resnet20_cost, shortcut="projection"),
 )

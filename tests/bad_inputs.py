@@ -160,7 +160,7 @@ WORDS += [
 
 SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
 DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet', 'folder'",)
-RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'cvpr2022'",)
+RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'ans-digits', 'cvpr2022'",)
 PRECISIONS = ("'32-true', 'bf16-mixed', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
 DEVICES = ("'auto', 'cpu', 'cuda'",)
@@ -315,9 +315,9 @@ CHANGES = [
     (f"batch_size={HUGE}", f"not '{HUGE}'"),
     ("warmup_steps=-1", "a whole number from 0 to 10,000,000, not '-1'"),
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
-    ("rule=sandwiches", "sandwich, multi-path or frozen-teacher, not 'sandwiches'"),
+    ("rule=sandwiches", "sandwich, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
-    ("sampling=greedy", "strict-fair, fair, uniform, params or largest, not 'greedy'"),
+    ("sampling=greedy", "strict-fair, fair, uniform, params, largest or pool, not 'greedy'"),
     ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),
     ("sandwich_ramp=3", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
     ("rank_weight=2", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
@@ -1570,12 +1570,14 @@ ENSEMBLES = [
     ),
 ]
 
+from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
 from bad_inputs_autoformer import AUTOFORMER  # noqa: E402
-from bad_inputs_folders import FOLDERS  # noqa: E402  (its rows are made with what is defined above)
+from bad_inputs_folders import FOLDERS  # noqa: E402
 
 BAD_INPUTS = [
     *AUTOFORMER,
     *FOLDERS,
+    *ANS_ROWS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,

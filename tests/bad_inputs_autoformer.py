@@ -25,7 +25,7 @@ SETTINGS = [
     BadInput(f"--set {name}={text}", f"{TRAIN} --set '{name}={text}'", (f"{name} is {allowed}, not '{text}'",))
     for name, texts, allowed in (
         ("optimizer", ("", "adam", "SGD"), "sgd or adamw"),
-        ("end_lr", ("", "0", "-1", "nan", "inf"), "a number above 0, or none"),
+        ("schedule", ("", "cosine"), "steps or epochs"),
         ("label_smoothing", (*FLOATS, "1"), "a number of at least 0 and below 1"),
         ("mixup", FLOATS, "a number of at least 0; 0 for none"),
         ("cutmix", FLOATS, "a number of at least 0; 0 for none"),

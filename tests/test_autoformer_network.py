@@ -130,7 +130,7 @@ def silently(line):
 
 
 def test_fine_tuning_draws_the_head_anew_and_keeps_all_other_weights(supernet, tmp_path):
-    frozen = replace(fitting(tmp_path).optimization, lr=0.0, end_lr=None)
+    frozen = replace(fitting(tmp_path).optimization, lr=0.0, end_lr=0.0)
     path, _ = jobs.fit(fitting(tmp_path / "run", weights=supernet, optimization=frozen), write=silently)
     before, after = network(supernet, SUBNET).float().state_dict(), load_file(path)
     assert before.keys() == after.keys()

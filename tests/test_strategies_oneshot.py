@@ -449,7 +449,10 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
         ({"n": 1}, "n is 1; rule 'sandwich' needs at least 2 archs per step"),
         ({"n": 2, "always": pool(3)}, "n is 2; rule 'sandwich' needs at least 3 archs per step"),
         ({"n": 0, "rule": "multi-path"}, "n is 0; rule 'multi-path' needs at least 1 archs per step"),
-        ({"rule": "slimmable"}, "rule is 'slimmable'; allowed are 'sandwich', 'multi-path', 'frozen-teacher'"),
+        (
+            {"rule": "slimmable"},
+            "rule is 'slimmable'; allowed are 'sandwich', 'multi-path', 'pool-distillation', 'frozen-teacher'",
+        ),
         (
             {"rule": "frozen-teacher"},
             "rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither",
@@ -460,7 +463,7 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
         ),
         (
             {"rule": "multi-path", "always": pool(1)},
-            "always belongs to rule='sandwich'; leave it out, or change the rule",
+            "always belongs to rule='sandwich' and 'pool-distillation'; leave it out, or change the rule",
         ),
         ({"always": []}, "always is empty; name at least one arch, which is the teacher"),
         ({"stacking": "fast"}, "stacking is 'fast'; allowed are 'auto', 'stacked', 'sliced'"),

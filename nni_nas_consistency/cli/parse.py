@@ -6,6 +6,7 @@ So a bad word is found in a fraction of a second, before anything heavy is impor
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -48,12 +49,13 @@ SpaceWord = Literal[
     "autoformer-digits",
 ]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022", "autoformer", "autoformer-digits"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits", "ans-digits", "cvpr2022", "autoformer", "autoformer-digits"]
 PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
 MOST_STEPS = 10_000_000
+MOST_POOLED = 100_000
 
 Value = TypeVar("Value")
 
@@ -323,7 +325,14 @@ def check_ensemble(scores: Sequence[Path], capacity_prior: float) -> None:
 
 
 def recipe_of(
-    word: str | None, system: System, data: DataSet, epochs: int | None, n: int | None, changes: Sequence[str]
+    word: str | None,
+    system: System,
+    data: DataSet,
+    epochs: int | None,
+    n: int | None,
+    changes: Sequence[str],
+    *,
+    from_phase: int = 0,
 ) -> Recipe:
     """Return a recipe, changed where epochs, archs per step or other settings are given.
 
@@ -335,9 +344,11 @@ def recipe_of(
         n: Archs per step of the last phase; None: the recipe's.
         changes: Texts like `lr=0.2` for the last phase, or `phase0_lr=0.2` for another one; they win over the other
             arguments, and later ones over earlier ones.
+        from_phase: The phases before this one are left out.
 
     Raises:
-        InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
+        InputError: The recipe is for images with other channels, or has no such phase; or a change has an unknown name
+            or bad value.
     """
     recipe = system.recipes[0] if word is None else _named(RECIPES, word)
     assert recipe is not None
@@ -347,19 +358,69 @@ def recipe_of(
             f"recipe {recipe.name} is for images with {recipe.channels} channel(s), {data.name} has {channels}; "
             "give another --recipe or --data"
         )
-    inits = [change.partition("=")[2] for change in changes if change.startswith("init=")]
-    changes = [change for change in changes if not change.startswith("init=")]
-    if inits:
-        recipe = replace(recipe, init=_read(f"init={inits[-1]}", "init", inits[-1], *INIT_READER))
+    recipe, changes = _recipe_changed(recipe, changes)
+    if from_phase >= len(recipe.phases):
+        raise InputError(
+            f"--from-phase {from_phase}: recipe {recipe.name} has the phases 0 to {len(recipe.phases) - 1}"
+        )
     recipe = recipe if epochs is None else recipe.for_epochs(epochs)
     phases = [*recipe.phases[:-1], replace(recipe.phases[-1], n=n or recipe.phases[-1].n)]
     for change in changes:
         index, setting = _phase_of(change, len(phases))
+        if index < from_phase:
+            raise InputError(f"--set {_cut(change)}: --from-phase {from_phase} leaves phase {index} out")
         phases[index] = _changed(phases[index], setting, change)
     for phase in phases:
         phase.check()
         _check_chain(phase, system)
-    return replace(recipe, phases=tuple(phases))
+    return replace(recipe, phases=tuple(phases)).from_phase(from_phase)
+
+
+def _recipe_changed(recipe: Recipe, changes: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Return a recipe with those settings changed that are not of a phase, and the other changes."""
+    others = []
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name in RECIPE_READERS:
+            recipe = replace(recipe, **{name: _read(change, name, text, *RECIPE_READERS[name])})
+        else:
+            others.append(change)
+    return recipe, others
+
+
+def weights_of(weights: Path | None, from_phase: int) -> Path | None:
+    """Return the checkpoint to start from: the one that is named, or the end of the phase before in a run's folder.
+
+    Raises:
+        InputError: Training shall begin with a later phase, and there are no weights to begin with.
+    """
+    if weights is None and from_phase:
+        raise InputError(
+            f"--from-phase {from_phase} needs --weights: the supernet that phase {from_phase - 1} ended with, or the "
+            "folder of the run that it was in"
+        )
+    if weights is None or not from_phase or not os.path.isdir(weights):
+        return weights
+    return weights / f"phase{from_phase - 1}" / "supernet.safetensors"
+
+
+def pools_of(texts: Sequence[str]) -> tuple[Path | None, dict[int, Path]]:
+    """Return the pool of all phases, and those of single ones, from texts like `pool.json` and `phase4=other.json`.
+
+    Raises:
+        InputError: A phase has two pools.
+    """
+    pools: dict[int | None, Path] = {}
+    for text in texts:
+        match = re.fullmatch(r"phase(\d{1,9})=(.*)", text, re.ASCII | re.DOTALL)
+        phase, path = (None, text) if match is None else (int(match[1]), match[2])
+        if phase in pools:
+            which = "all phases" if phase is None else f"phase {phase}"
+            raise InputError(
+                f"--pool {_cut(text)}: {which} would have two pools; give one, and phase4=… for another in phase 4"
+            )
+        pools[phase] = Path(path)
+    return pools.get(None), {phase: path for phase, path in pools.items() if phase is not None}
 
 
 def _check_chain(phase: Phase, system: System) -> None:
@@ -418,6 +479,7 @@ def optimization_of(
         if name not in OPTIMIZATION_READERS:
             raise _no_setting(change, name, OPTIMIZATION_READERS)
         optimization = replace(optimization, **{name: _read(change, name, text, *OPTIMIZATION_READERS[name])})
+    optimization.check_rates()
     return optimization
 
 
@@ -437,7 +499,7 @@ def _changed(phase: Phase, setting: str, change: str) -> Phase:
         return replace(phase, optimization=replace(phase.optimization, **{name: value}))
     if name in PHASE_READERS:
         return replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
-    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, "init"])
+    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, *RECIPE_READERS])
 
 
 def _read(change: str, name: str, text: str, read: Callable[[str], Value], allowed: str) -> Value:
@@ -499,6 +561,15 @@ def _batch(text: str) -> int:
     return value
 
 
+def _size_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    value = int(text)
+    if not 1 <= value <= MOST_POOLED:
+        raise ValueError(text)
+    return value
+
+
 def _epoch_or_never(text: str) -> int | None:
     return None if text == "never" else _count(text)
 
@@ -507,21 +578,22 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
-INIT_READER: tuple[Callable[[str], Any], str] = (
-    _one_of("kaiming-fan-out", "torch", "trunc-normal"),
-    "kaiming-fan-out, torch or trunc-normal",
-)
+RECIPE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "init": (_one_of("kaiming-fan-out", "torch", "trunc-normal"), "kaiming-fan-out, torch or trunc-normal"),
+    "stem_norm": (_one_of("affine", "plain"), "affine or plain"),
+}
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
     _count,
     f"a whole number from 0 to {MOST_STEPS:,}; a phase of 0 epochs is left out",
 )
 OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "lr": (_number, "a number of at least 0"),
+    "end_lr": (_number, "a number of at least 0"),
     "weight_decay": (_number, "a number of at least 0"),
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
     "optimizer": (_one_of("sgd", "adamw"), "sgd or adamw"),
-    "end_lr": (_above_zero_or_none, "a number above 0, or none"),
+    "schedule": (_one_of("steps", "epochs"), "steps or epochs"),
     "label_smoothing": (_share, "a number of at least 0 and below 1"),
     "mixup": (_number, "a number of at least 0; 0 for none"),
     "cutmix": (_number, "a number of at least 0; 0 for none"),
@@ -531,10 +603,13 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
-    "rule": (_one_of("sandwich", "multi-path", "frozen-teacher"), "sandwich, multi-path or frozen-teacher"),
+    "rule": (
+        _one_of("sandwich", "multi-path", "pool-distillation", "frozen-teacher"),
+        "sandwich, multi-path, pool-distillation or frozen-teacher",
+    ),
     "sampling": (
-        _one_of("strict-fair", "fair", "uniform", "params", "largest"),
-        "strict-fair, fair, uniform, params or largest",
+        _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool"),
+        "strict-fair, fair, uniform, params, largest or pool",
     ),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
@@ -543,6 +618,7 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
     "rank_weight": (_number, "a number of at least 0"),
     "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
+    "pool_size": (_size_or_none, f"a whole number from 1 to {MOST_POOLED:,}, or none"),
 }
 
 

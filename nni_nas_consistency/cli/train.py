@@ -65,7 +65,28 @@ def train(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped."),
+        typer.Option(
+            help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped; with "
+            "--from-phase also from a run's folder, which keeps the end of every phase."
+        ),
+    ] = None,
+    from_phase: Annotated[
+        int,
+        count_option(
+            "--from-phase",
+            "Begin with this phase of the recipe, the first being 0, from --weights.",
+            least=0,
+            most=99,
+            why="no recipe has as many phases",
+        ),
+    ] = 0,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pool",
+            help="Arch list that phases with sampling=pool draw from, whose archs may have a weight; phase4=FILE for "
+            "one phase. By default a recipe draws its pools from the space.",
+        ),
     ] = None,
     sharing: Annotated[
         str | None,
@@ -122,19 +143,23 @@ def train(
         cache=cache,
         workers=workers,
     )
+    weights = parse.weights_of(weights, from_phase)
+    pool_of_all, phase_pools = parse.pools_of(pool or [])
     system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
     job = jobs.TrainJob(
         system,
         data_set,
-        parse.recipe_of(recipe, system, data_set, epochs, n, changes or []),
+        parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase),
         out,
         data_root=data_root,
         download=download,
         seed=seed,
         weights=weights,
         sharing=parse.sharing_of(sharing),
+        pool=pool_of_all,
+        phase_pools=phase_pools,
         resume=resume,
         overwrite=overwrite,
         stacking=step,

@@ -99,10 +99,16 @@ class StepSeeds(Callback):
 
 
 class EpochLines(Callback):
-    """Prints one plain line an epoch, with the time that is left at the pace so far."""
+    """Prints one plain line an epoch, with the time that is left at the pace so far.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    Args:
+        write: Writes a line.
+        phase: Of a recipe of several phases, the one that is trained.
+    """
+
+    def __init__(self, write: Callable[[str], None], phase: int | None = None) -> None:
         self.write = write
+        self.of_phase = "" if phase is None else f" of phase {phase}"
         self.begun = 0.0
         self.first_epoch = 0
 
@@ -118,7 +124,7 @@ class EpochLines(Callback):
         shown = ("train_loss", "val_acc", "val_acc/largest", "val_acc/smallest")
         values = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.write(f"epoch {epoch}/{epochs}  {numbers}  {left} left")
+        self.write(f"epoch {epoch}/{epochs}{self.of_phase}  {numbers}  {left} left")
 
 
 class StepProgress(Callback):
@@ -315,7 +321,13 @@ def training_evaluator(
 
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
-    callbacks: list[Callback] = [run.timer, checkpoint, LastLoss(), EpochLines(run.write), StepProgress(run.progress)]
+    callbacks: list[Callback] = [
+        run.timer,
+        checkpoint,
+        LastLoss(),
+        EpochLines(run.write, run.phase),
+        StepProgress(run.progress),
+    ]
     if run.checkpoint_steps is not None:
         callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
     if ema is not None:

@@ -13,11 +13,13 @@ from typing import Literal
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation, Mixing
 
-Rule = Literal["sandwich", "multi-path", "frozen-teacher"]
-Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest"]
+Rule = Literal["sandwich", "multi-path", "pool-distillation", "frozen-teacher"]
+Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest", "pool"]
 Start = Literal["as-left", "reordered"]
 Init = Literal["kaiming-fan-out", "torch", "trunc-normal"]
 Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["steps", "epochs"]
+StemNorm = Literal["affine", "plain"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,14 @@ class Optimization:
     """SGD or AdamW with a linear warm-up per step from 0, then a cosine per epoch over `epochs`.
 
     The clock of the cosine starts in the epoch in which the warm-up ends, so that it is not quite at its end when the
-    training is: factor(e) = ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
+    training is: rate(e) = end_lr + (lr − end_lr) · ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
 
-    With `end_lr`, both are per epoch, begin and end there, and the clock starts with the training: the rate of epoch e
-    is end_lr + (lr − end_lr) · e / warm-up epochs, then end_lr + (lr − end_lr) · ½ (1 + cos(π e / epochs)), which is
-    what transformers are trained with (timm's `CosineLRScheduler`).
+    With schedule `epochs`, as transformers are trained, warm-up and cosine are per epoch, the warm-up begins at
+    `end_lr`, and the clock starts with the training: rate(e) = end_lr + (lr − end_lr) · e / warm-up epochs, then
+    end_lr + (lr − end_lr) · ½ (1 + cos(π e / epochs)), which is timm's `CosineLRScheduler`.
 
-    With `decay_epochs`, the rate stays at its peak until that many epochs are left, and falls to 0 in a cosine per
-    step (warm-up, constant, decay): a training of open length can be gone on with, and ended, at any epoch.
+    With `decay_epochs`, the rate stays at its peak until that many epochs are left, and falls to `end_lr` in a cosine
+    per step (warm-up, constant, decay): a training of open length can be gone on with, and ended, at any epoch.
 
     Args:
         epochs: Passes over the training images.
@@ -48,10 +50,11 @@ class Optimization:
             (Goyal et al. 2017, section 2.1). None: the peak is `lr` at any batch size.
         drop_last: Whether a last batch with fewer images is left out.
         optimizer: `sgd`, or `adamw` (Loshchilov & Hutter 2019).
-        end_lr: Rate at which the warm-up begins and the cosine ends; None: 0, by the other clock.
+        schedule: Whether the warm-up is per step, from 0, or per epoch, from `end_lr`; see above.
         label_smoothing: See `Mixing`.
         mixup: See `Mixing`.
         cutmix: See `Mixing`.
+        end_lr: What the cosine falls to, at most `lr`, and in proportion to it at another batch size.
     """
 
     epochs: int
@@ -65,8 +68,9 @@ class Optimization:
     warmup_epochs: float = 0.0
     lr_batch: int | None = None
     drop_last: bool = False
+    end_lr: float = 0.0
     optimizer: Optimizer = "sgd"
-    end_lr: float | None = None
+    schedule: Schedule = "steps"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -77,9 +81,10 @@ class Optimization:
         return Mixing(self.label_smoothing, self.mixup, self.cutmix)
 
     def settings(self) -> dict[str, float | str | None]:
-        """Return the fields, as plain JSON values; those that came later only where they are set."""
-        later = {"optimizer": "sgd", "end_lr": None, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
-        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        """Return the fields, as plain JSON values; the newest only where they are used, so that older runs go on."""
+        unused = {"end_lr": 0.0, "optimizer": "sgd", "schedule": "steps"}
+        unused |= {"label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+        return {name: value for name, value in asdict(self).items() if name not in unused or value != unused[name]}
 
     @property
     def peak_lr(self) -> float:
@@ -96,7 +101,7 @@ class Optimization:
 
     def lr_factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step (from 0) as a share of the peak, in [0, 1]."""
-        if self.end_lr is not None:
+        if self.schedule == "epochs":
             return self._factor_of_epoch(step // steps_per_epoch, self.warm_up(steps_per_epoch) / steps_per_epoch)
         warm_up = self.warm_up(steps_per_epoch)
         if step < warm_up:
@@ -105,21 +110,34 @@ class Optimization:
             return self._decay_factor(step / steps_per_epoch)
         warmup_epochs = warm_up // steps_per_epoch
         clock = step // steps_per_epoch - warmup_epochs - self.peak_epochs
-        return 0.5 * (1 + math.cos(math.pi * min(max(clock, 0) / self.epochs, 1)))
+        return self._cosine(clock / self.epochs)
+
+    def _cosine(self, done: float) -> float:
+        """Return the share of the peak when so much of the cosine is done; it is whole before 0, and over after 1."""
+        end = self.end_lr / self.lr if self.lr else 0.0
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
 
     def _factor_of_epoch(self, epoch: int, warmup_epochs: float) -> float:
-        """Return the learning rate of an epoch as a share of the peak, where both ends are `end_lr`."""
-        end = 0.0 if self.end_lr is None else self.end_lr / self.peak_lr
-        if epoch < warmup_epochs:
-            return end + (1 - end) * epoch / warmup_epochs
-        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(epoch / self.epochs, 1)))
+        """Return the learning rate of an epoch as a share of the peak, by schedule `epochs`."""
+        if epoch >= warmup_epochs:
+            return self._cosine(epoch / self.epochs)
+        end = self.end_lr / self.lr if self.lr else 0.0
+        return end + (1 - end) * epoch / warmup_epochs
 
     def _decay_factor(self, epoch: float) -> float:
         """Return the learning rate of warm-up, constant, decay at a moment, in epochs from 0, after the warm-up."""
         if not self.decay_epochs:
             return 1.0
-        done = (epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs
-        return 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
+        return self._cosine((epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs)
+
+    def check_rates(self) -> None:
+        """See that the learning rate falls.
+
+        Raises:
+            InputError: It would end above its peak.
+        """
+        if self.end_lr > self.lr:
+            raise InputError(f"end_lr is {self.end_lr}, above lr, {self.lr}, which falls to it; lower --set end_lr=…")
 
     def check_warm_up(self, images: int) -> None:
         """See that the warm-up is shorter than the training.
@@ -158,9 +176,12 @@ class Phase:
         n: Archs per step.
         rule: `sandwich`: the largest and the smallest arch run at every step, the mean of the losses is minimised.
             `multi-path`: sampled archs alone learn from the labels, the sum of the losses is minimised.
+            `pool-distillation`: sampled archs learn from the labels and from the softmax of the largest, which runs
+            besides and learns from the labels; the sum of the losses is minimised.
             `frozen-teacher`: sampled archs learn from the labels and from the softmax of the largest arch as it was
             when the phase began; the sum of the losses is minimised.
-        sampling: How archs are drawn; `largest`: always the largest.
+        sampling: How archs are drawn; `largest`: always the largest; `pool`: those of a pool, by its weights, or in its
+            order first and reshuffled each pass.
         distill_from: By the sandwich rule, the epoch, from 0, at which the largest arch becomes the teacher of all
             others; None: never.
         grad_clip: Largest gradient norm, or None.
@@ -172,6 +193,8 @@ class Phase:
             n sampled ones, count as much as these; None: they do not run.
         rank_weight: With a frozen teacher, the weight of the rank loss guided by MACs at the end of its ramp.
         rank_ramp: Epochs until the rank loss has its weight.
+        pool_size: Archs of the pool that is drawn from the space by the seed, uniformly, unless one is given; None: one
+            must be given.
     """
 
     optimization: Optimization
@@ -186,6 +209,7 @@ class Phase:
     sandwich_ramp: int | None = None
     rank_weight: float = 0.0
     rank_ramp: int = 0
+    pool_size: int | None = None
 
     def for_epochs(self, epochs: int) -> Phase:
         """Return the same phase at another length; warm-up, ramps and the teacher's epoch change in proportion."""
@@ -215,6 +239,9 @@ class Phase:
             raise InputError(
                 f"sandwich_ramp and rank_weight belong to rule=frozen-teacher, not {self.rule}; leave them out"
             )
+        if self.sampling != "pool" and self.pool_size is not None:
+            raise InputError(f"pool_size belongs to sampling=pool, not {self.sampling}; add --set pool_size=none")
+        self.optimization.check_rates()
         if self.rule == "sandwich" and self.n < 2:
             raise InputError(
                 f"n is {self.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
@@ -222,8 +249,11 @@ class Phase:
             )
 
     def settings(self) -> dict[str, float | str | None]:
-        """Return everything in which two runs of a phase can differ but the augmentation, as plain JSON values."""
-        return {
+        """Return everything in which two runs of a phase can differ but the augmentation, as plain JSON values.
+
+        The newest settings are left out where they are not used, so that runs from before there were any go on.
+        """
+        settings: dict[str, float | str | None] = {
             **self.optimization.settings(),
             "n": self.n,
             "rule": self.rule,
@@ -235,7 +265,9 @@ class Phase:
             "sandwich_ramp": self.sandwich_ramp,
             "rank_weight": self.rank_weight,
             "rank_ramp": self.rank_ramp,
+            "pool_size": self.pool_size,
         }
+        return {name: value for name, value in settings.items() if name != "pool_size" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -251,6 +283,8 @@ class Recipe:
         phases: One after the other, each from the weights that the last one left.
         command: What trains it.
         reached: What it reached, and where that was measured.
+        stem_norm: Whether the batch norms of the first link learn scale and shift (`affine`) or keep those that they
+            begin with, 1 and 0 in fresh weights (`plain`).
     """
 
     name: str
@@ -258,10 +292,33 @@ class Recipe:
     phases: tuple[Phase, ...]
     command: str
     reached: str
+    stem_norm: StemNorm = "affine"
 
     def for_epochs(self, epochs: int) -> Recipe:
         """Return the same recipe with another length of its last phase."""
         return replace(self, phases=(*self.phases[:-1], self.phases[-1].for_epochs(epochs)))
+
+    def from_phase(self, first: int) -> Recipe:
+        """Return the same recipe without the phases before one, which keep their place with 0 epochs.
+
+        Raises:
+            InputError: There is no such phase.
+        """
+        if not 0 <= first < len(self.phases):
+            raise InputError(f"recipe {self.name} has the phases 0 to {len(self.phases) - 1}, no phase {first}")
+        before = (replace(phase, optimization=replace(phase.optimization, epochs=0)) for phase in self.phases[:first])
+        return replace(self, phases=(*before, *self.phases[first:]))
+
+    def prefix_of(self, phase: int) -> str:
+        """Return what the settings of a phase begin with: nothing where it is the only one."""
+        return "" if len(self.phases) == 1 else f"phase{phase}_"
+
+    @property
+    def pool_phases(self) -> tuple[int, ...]:
+        """The phases that draw from a pool; those without epochs are left out."""
+        return tuple(
+            index for index, phase in enumerate(self.phases) if phase.sampling == "pool" and phase.optimization.epochs
+        )
 
     def check(self, *, fresh: bool) -> None:
         """See that the phases can be trained one after the other; those without epochs are left out.
@@ -329,24 +386,47 @@ SHORT = Recipe(
 )
 """Recipe nazarick cut down to hours on a few CPU cores (docs/decisions/0010-short-recipe.md)."""
 
+ANS_FIRST = Phase(
+    Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4, peak_epochs=1),
+    CIFAR100_ANS,
+    n=6,
+    rule="multi-path",
+    sampling="uniform",
+    distill_from=None,
+    grad_clip=None,
+)
+"""Phase 0 of recipe ans: six single paths per step, gradients summed."""
+
+
+def _on_pool(first: Phase, rule: Rule, pool_size: int, *, epochs: int, lr: float, end_lr: float) -> Phase:
+    """Return a later phase of recipe ans: on a pool, without weight decay."""
+    optimization = replace(first.optimization, epochs=epochs, lr=lr, end_lr=end_lr, weight_decay=0.0)
+    return replace(first, optimization=optimization, rule=rule, sampling="pool", pool_size=pool_size)
+
+
 ANS = Recipe(
     "ans",
     "kaiming-fan-out",
     (
-        Phase(
-            Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4, peak_epochs=1),
-            CIFAR100_ANS,
-            n=6,
-            rule="multi-path",
-            sampling="uniform",
-            distill_from=None,
-            grad_clip=None,
-        ),
+        ANS_FIRST,
+        _on_pool(ANS_FIRST, "multi-path", 200, epochs=30, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_FIRST, "pool-distillation", 200, epochs=30, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_FIRST, "pool-distillation", 200, epochs=30, lr=4e-3, end_lr=5e-4),
+        _on_pool(ANS_FIRST, "pool-distillation", 100, epochs=20, lr=3.5e-3, end_lr=5e-4),
     ),
-    command="nni-consistency train --recipe ans --data-root data --out runs/ans",
-    reached="published: second place after four more phases; not run here",
+    command=(
+        "nni-consistency train --recipe ans --data-root data --pool pool200.json --pool phase4=pool100.json "
+        "--out runs/ans"
+    ),
+    reached="published: second place; not run here",
+    stem_norm="plain",
 )
-"""Second place of CVPR 2021 NAS track 1, its first phase: six single paths per step, gradients summed."""
+"""Second place of CVPR 2021 NAS track 1: six single paths per step; then a pool of 200 archs, every 250th of the
+released list, without and with distillation from the largest; then one of 100, drawn at random.
+
+The pools are files that `nni-consistency archs pool` writes. Without them as many archs are drawn from the space by the
+seed, uniformly, as the released list was.
+"""
 
 EMBEDDED = Recipe(
     "digits",
@@ -367,6 +447,28 @@ EMBEDDED = Recipe(
 )
 """Recipe nazarick at the length of the embedded benchmark: larger steps, smaller batches, no augmentation, and a
 teacher that has learnt from the labels first (docs/decisions/0006-late-teacher.md)."""
+
+ANS_DIGITS_FIRST = replace(
+    ANS_FIRST,
+    optimization=replace(ANS_FIRST.optimization, epochs=24, batch_size=32),
+    augmentation=DIGITS_TEST,
+)
+
+ANS_DIGITS = replace(
+    ANS,
+    name="ans-digits",
+    phases=(
+        ANS_DIGITS_FIRST,
+        _on_pool(ANS_DIGITS_FIRST, "multi-path", 40, epochs=3, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_DIGITS_FIRST, "pool-distillation", 40, epochs=3, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_DIGITS_FIRST, "pool-distillation", 40, epochs=3, lr=4e-3, end_lr=5e-4),
+        _on_pool(ANS_DIGITS_FIRST, "pool-distillation", 20, epochs=2, lr=3.5e-3, end_lr=5e-4),
+    ),
+    command="nni-consistency train --space digits --recipe ans-digits --out runs/ans-digits",
+    reached="nothing published; see examples/ans",
+)
+"""Recipe ans at the length of the embedded benchmark: smaller batches and pools, a tenth of the epochs, no
+augmentation; its rates as they are."""
 
 STANDALONE_2022 = Optimization(
     epochs=90,
@@ -431,6 +533,7 @@ SCRATCH_AUTOFORMER = Optimization(
     warmup_epochs=20,
     weight_decay=0.05,
     optimizer="adamw",
+    schedule="epochs",
     end_lr=1e-5,
     label_smoothing=0.1,
     mixup=0.8,
@@ -473,6 +576,7 @@ AUTOFORMER_DIGITS = Recipe(
                 warmup_epochs=2,
                 weight_decay=0.05,
                 optimizer="adamw",
+                schedule="epochs",
                 end_lr=1e-5,
             ),
             DIGITS_TEST,
@@ -488,10 +592,10 @@ AUTOFORMER_DIGITS = Recipe(
 )
 """A transformer of a few thousand weights on digits, by the sandwich rule."""
 
-STANDALONE_AUTOFORMER_DIGITS = replace(AUTOFORMER_DIGITS.phases[0].optimization, epochs=12, warmup_epochs=1)
+STANDALONE_AUTOFORMER_DIGITS = AUTOFORMER_DIGITS.phases[0].optimization
 """How the reference accuracies of toy transformers are trained."""
 
-RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED, SUPERNET_2022, AUTOFORMER, AUTOFORMER_DIGITS)
+RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED, ANS_DIGITS, SUPERNET_2022, AUTOFORMER, AUTOFORMER_DIGITS)
 
 STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=5e-4)
 """How the reference accuracies of 2021 were trained, with the augmentation `CIFAR100_TRAIN`."""
