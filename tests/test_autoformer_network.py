@@ -8,15 +8,18 @@ import torch
 from command import run
 from helpers import keep_nni_in
 from official_autoformer import official_logits, official_weights
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.archs.autoformer import TOY
 from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.images.augmentation import IMAGENET_TEST
 from nni_nas_consistency.supernet.active import logits_of
-from nni_nas_consistency.supernet.checkpoint import save_supernet
+from nni_nas_consistency.supernet.checkpoint import save_network, save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import AUTOFORMER_TOY, CIFAR10, DIGITS_8, EMBEDDED_BENCHMARK
+from nni_nas_consistency.training.alone import plain_network
 
 SHAPE = (10, 1, 8)
 SUPER = {"width": 40, "heads": (2, 2, 2, 2), "hidden": (160,) * 4}
@@ -119,6 +122,25 @@ def test_an_evaluation_counts_the_largest_and_the_five_largest_logits(supernet, 
     assert run("evaluate", *words).out == f"top-1 {found['top1']:.2%}, top-5 {found['top5']:.2%} of 90 test images\n"
 
 
+def test_a_network_is_evaluated_on_a_folder_of_images(tmp_path):
+    space = AUTOFORMER_TOY.make_space((10, 3, 8))
+    torch.manual_seed(2)
+    net = plain_network(space, SUBNET).eval()
+    save_network(tmp_path / "net.safetensors", net, space, SUBNET, {})
+    colours = torch.randint(256, (10, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    for split in ("train", "val"):
+        for name, colour in zip("abcdefghij", colours.tolist(), strict=True):
+            path = tmp_path / "images" / split / name / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (11, 9), tuple(colour)).save(path)
+    words = ("--data", "folder", "--data-root", tmp_path / "images", "--workers", 0, "--json")
+    found = json.loads(run("evaluate", "--weights", tmp_path / "net.safetensors", *words).out)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_TEST.mean, IMAGENET_TEST.std))
+    x = (colours[:, :, None, None].float().expand(-1, -1, 8, 8) / 255 - mean) / std
+    best = net(x).topk(5).indices == torch.arange(10)[:, None]
+    assert found == {"top1": best[:, 0].sum().item() / 10, "top5": best.sum().item() / 10, "images": 10}
+
+
 def fitting(out, data=DIGITS_8, **changes):
     plan = replace(AUTOFORMER_TOY.finetune, epochs=2, warmup_epochs=1, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
     few = {"train_images": 64, "val_images": 20, "device": "cpu"}
@@ -136,6 +158,15 @@ def test_fine_tuning_draws_the_head_anew_and_keeps_all_other_weights(supernet, t
     assert before.keys() == after.keys()
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed == {"head.weight", "head.bias"}
+
+
+def test_an_interrupted_training_of_a_network_says_so(tmp_path):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.fit(fitting(tmp_path / "run"), write=interrupt)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize("from_weights", [False, True])
