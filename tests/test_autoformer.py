@@ -99,8 +99,7 @@ def short(out, *, rule="sandwich", **changes):
     plan = replace(phase.optimization, epochs=2, warmup_epochs=1, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
     n, teacher = (3, 1) if rule == "sandwich" else (1, None)
     phase = replace(phase, optimization=plan, rule=rule, n=n, distill_from=teacher)
-    few = {"train_images": 64, "val_images": 20, "device": "cpu", "write": None} | changes
-    few.pop("write")
+    few = {"train_images": 64, "val_images": 20, "device": "cpu", "checkpoint_steps": 1, **changes}
     return jobs.TrainJob(AUTOFORMER_TOY, DIGITS_8, replace(AUTOFORMER_DIGITS, phases=(phase,)), out, **few)
 
 
@@ -141,11 +140,13 @@ def test_a_killed_training_with_drop_path_and_mixed_images_ends_with_the_same_we
         pass
 
     def kill(line):
-        raise Killed
+        if line.startswith("epoch 2/"):
+            raise Killed
 
     whole = jobs.train(short(tmp_path / "whole", rule=rule), write=silently)
     with pytest.raises(Killed):
         jobs.train(short(tmp_path / "killed", rule=rule), write=kill)
+    assert (tmp_path / "killed" / "checkpoints" / "last.ckpt").is_file()
     torch.randn(7)  # a process of its own would begin with another state
     resumed = load_file(jobs.train(short(tmp_path / "killed", rule=rule), write=silently))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in load_file(whole).items())

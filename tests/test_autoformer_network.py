@@ -143,7 +143,7 @@ def test_a_network_is_evaluated_on_a_folder_of_images(tmp_path):
 
 def fitting(out, data=DIGITS_8, **changes):
     plan = replace(AUTOFORMER_TOY.finetune, epochs=2, warmup_epochs=1, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
-    few = {"train_images": 64, "val_images": 20, "device": "cpu"}
+    few = {"train_images": 64, "val_images": 20, "device": "cpu", "checkpoint_steps": 1}
     return jobs.FitJob(AUTOFORMER_TOY, data, SUBNET, out, **{"optimization": plan, **few, **changes})
 
 
@@ -162,7 +162,8 @@ def test_fine_tuning_draws_the_head_anew_and_keeps_all_other_weights(supernet, t
 
 def test_an_interrupted_training_of_a_network_says_so(tmp_path):
     def interrupt(line):
-        raise KeyboardInterrupt
+        if line.startswith("epoch 2/"):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         jobs.fit(fitting(tmp_path / "run"), write=interrupt)
@@ -175,13 +176,15 @@ def test_a_killed_training_of_a_network_ends_with_the_same_weights(from_weights,
         pass
 
     def kill(line):
-        raise Killed
+        if line.startswith("epoch 2/"):
+            raise Killed
 
     weights = supernet if from_weights else None
     whole, accuracy = jobs.fit(fitting(tmp_path / "whole", weights=weights), write=silently)
     with pytest.raises(Killed):
         jobs.fit(fitting(tmp_path / "killed", weights=weights), write=kill)
-    torch.randn(7)
+    assert (tmp_path / "killed" / "checkpoints" / "last.ckpt").is_file()
+    torch.randn(7)  # a process of its own would begin with another state
     resumed, again = jobs.fit(fitting(tmp_path / "killed", weights=weights), write=silently)
     assert again == accuracy
     assert all(torch.equal(tensor, load_file(whole)[name]) for name, tensor in load_file(resumed).items())
