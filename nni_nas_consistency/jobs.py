@@ -8,22 +8,33 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from nni_nas_consistency.archs.codecs import Codec, WidthCodec
-from nni_nas_consistency.errors import CheckpointError, FileError, InputError, MatchError
-from nni_nas_consistency.files.arch_lists import read_released, write_released
+from nni_nas_consistency.errors import CheckpointError, Diverged, FileError, InputError, MatchError
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_bytes_atomically
-from nni_nas_consistency.files.checkpoint_header import CheckpointHeader, checkpoint_path, read_weights_header
+from nni_nas_consistency.files.checkpoint_header import (
+    CheckpointHeader,
+    checkpoint_path,
+    read_checkpoint_header,
+    read_weights_header,
+)
 from nni_nas_consistency.files.doors import check_input, check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
+from nni_nas_consistency.files.locks import locked
 from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
@@ -37,12 +48,24 @@ from nni_nas_consistency.files.score_files import (
     submission,
     write_scores,
 )
+from nni_nas_consistency.files.shrinkings import Round, read_shrinking
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
 from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
+from nni_nas_consistency.studies.results import (
+    MEASURES,
+    Result,
+    check_study_folder,
+    digest_of,
+    open_study_folder,
+    read_result,
+    write_result,
+)
+from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System, shape_of_checkpoint, system_of_checkpoint
-from nni_nas_consistency.training.recipes import Optimization, Recipe
+from nni_nas_consistency.training.processes import rank_of
+from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
@@ -53,16 +76,21 @@ if TYPE_CHECKING:
     from nni_nas_consistency.archs.pool import Pool
     from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
+    from nni_nas_consistency.images.augmentation import Augmentation
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
+    from nni_nas_consistency.scoring.scoring import Scoring
+    from nni_nas_consistency.studies.table import Reference, Table
     from nni_nas_consistency.training.network import Accuracy
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
+Metric = Literal["loss", "acc"]
+BNWord = Literal["supernet", "train", "test", "batch"]
 
 PARETO_FILES = ("pareto.json", "pareto.png")
 COST_LABELS: Mapping[CostName, str] = {
@@ -97,7 +125,11 @@ class TrainJob:
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         train_images: Use the first so many training images.
         val_images: Images that validation looks at.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
+            smallest of the space.
         device: `cpu`, `cuda` or `auto`.
+        devices: Processes that share each batch, on this machine; each is this program started once more, so that a
+            script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
 
     Raises:
@@ -123,7 +155,9 @@ class TrainJob:
     keep_epochs: bool = False
     train_images: int | None = None
     val_images: int = 1000
+    always: tuple[Arch, ...] = ()
     device: str = "auto"
+    devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,7 +179,20 @@ class TrainJob:
         recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
-        return {**recipe, **phases, **how, **sharing}
+        always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
+        devices: dict[str, Json] = {} if self.devices == 1 else {"devices": self.devices}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always, **devices}
+
+    def check_devices(self) -> None:
+        """See that every process has an image of every batch.
+
+        Raises:
+            InputError: There are more processes than images in a batch, or than images to validate on.
+        """
+        counts = [phase.optimization.batch_size for phase in self.recipe.phases]
+        for name, count in [*(("batch_size", count) for count in counts), ("val_images", self.val_images)]:
+            if count < self.devices:
+                raise InputError(f"--devices {self.devices}: {name} is {count}; every device needs at least one image")
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -159,13 +206,17 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     Raises:
         InputError: The data, the weights, a pool or the folder cannot be used.
         NonFiniteLoss: The training diverged.
-        RuntimeError: The training ended at a loss far above that of guessing.
+        Diverged: The training ended at a loss far above that of guessing.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
     job.recipe.check(fresh=job.weights is None)
+    job.check_devices()
+    rank = rank_of(job.devices)
+    progress = silent if rank else progress
     job.data.check_root(job.data_root, download=job.download)
-    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if rank == 0:
+        check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
     pools = _pools_of(job)
 
@@ -174,10 +225,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
-    for pool in (job.pool, *job.phase_pools.values()):
-        if pool is not None:
-            _check_is_kept(pool, job.out)
-    place = device_of(job.device)
+    place = device_of(job.device, job.devices, rank)
     images = job.data.training_images(job.data_root, download=job.download)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
@@ -191,8 +239,12 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
-    settings |= {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
+    settings |= _pool_settings(job, pools)
     path = job.out / "supernet.safetensors"
+    if rank:  # the first process holds the folder, and writes
+        run = _run_of(job, settings, about, progress=progress, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
+        return path
     with open_run(
         job.out,
         settings,
@@ -230,6 +282,7 @@ def _run_of(
         progress=progress,
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        devices=job.devices,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},
@@ -249,7 +302,7 @@ def _train_and_save(
 
     supernet = train_supernet(
         space,
-        job.recipe.for_data(job.data.train),
+        job.recipe.for_data(job.system.augmentation(job.data)),
         images,
         val,
         seed=job.seed,
@@ -258,7 +311,10 @@ def _train_and_save(
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
         pools=pools,
+        always=job.always or None,
     )
+    if rank_of(job.devices):
+        return
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
@@ -297,6 +353,14 @@ def _pools_of(job: TrainJob) -> dict[int, Pool]:
             )
     read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
     return {index: read[path] for index, path in sorted(paths.items())}
+
+
+def _pool_settings(job: TrainJob, pools: Mapping[int, Pool]) -> dict[str, Json]:
+    """Return what tells a run on given pools from one on others; its files must not be those that the run writes."""
+    for path in (job.pool, *job.phase_pools.values()):
+        if path is not None:
+            _check_is_kept(path, job.out)
+    return {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -801,6 +865,9 @@ class StandaloneJob:
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
+        loss: What is minimised; None: the system's.
+        augmentation: Of the training images; None: the system's.
+        precision: Precision of the convolutions; see `training.alone.train_alone`.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
     """
@@ -815,11 +882,16 @@ class StandaloneJob:
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
+    loss: Loss | None = None
+    augmentation: Augmentation | None = None
+    precision: AlonePrecision = "32-true"
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> Path:
+def train_standalone(
+    job: StandaloneJob, *, progress: ShowProgress = silent, report: Callable[[list[float]], None] | None = None
+) -> Path:
     """Train archs alone and return the path of their mean accuracies; see `training.reference.train_references`.
 
     Raises:
@@ -841,7 +913,9 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         optimization=job.optimization,
         train=images.to(place),
         test=test,
-        augmentation=job.data.train,
+        augmentation=job.augmentation or job.system.augmentation(job.data),
+        loss=job.loss or job.system.loss,
+        precision=job.precision,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
@@ -849,6 +923,486 @@ def train_standalone(job: StandaloneJob, *, progress: ShowProgress = silent) -> 
         init=job.system.init,
         overwrite=job.overwrite,
         progress=progress,
+        report=report,
+    )
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """Compare settings by supernets that are trained with several seeds, each scored and ranked.
+
+    Args:
+        study: The settings.
+        system: The competition or benchmark.
+        data: The data set.
+        out: The folder of the study; processes that run different settings or seeds of it may share it.
+        reference: Reference accuracies that all rows are ranked against, in released form.
+        seeds: Run every setting with seeds 0 … seeds − 1.
+        limit: Score the first so many archs of the reference.
+        images: Score on the first so many test images.
+        train_images: Train on the first so many training images.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        threads: Threads of torch, on which the last bits depend; None: as many as it is set to.
+        overwrite: Whether a study of other settings in `out` is deleted first.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    study: Study
+    system: System
+    data: DataSet
+    out: Path
+    reference: Path
+    seeds: int = 5
+    limit: int | None = None
+    images: int | None = None
+    train_images: int | None = None
+    data_root: Path | None = None
+    download: bool = False
+    threads: int | None = None
+    overwrite: bool = False
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Json]:
+        """Return what decides the results, besides the seeds."""
+        archs = {name: [entry.arch.code, entry.acc] for name, entry in self.entries.items()}
+        settings: dict[str, Json] = {}
+        for setting in self.study.settings.values():
+            trainings = [self._training_settings(training) for training in setting.trainings]
+            settings[setting.name] = {"trainings": trainings, "scoring": setting.scoring.settings()}
+        return {
+            "study": self.study.name,
+            "baseline": self.study.baseline,
+            "space": self.system.space,
+            "data": self.data.name,
+            "images": self.images,
+            "reference": digest_of(archs),
+            **settings,
+        }
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Return the archs that are scored, with their reference accuracies."""
+        return dict(list(read_released(self.reference, self.system.codec).items())[: self.limit])
+
+    @property
+    def training_images(self) -> int | None:
+        """How many images are trained on; None for a folder, which is not counted beforehand."""
+        counts = self.data.counts
+        return self.train_images or (None if counts is None else counts[0])
+
+    def chain(self, setting: Setting, seed: int) -> list[TrainJob]:
+        """Return the trainings of a run, each from the weights of the last; equal ones of two settings are one."""
+        trained: list[Json] = []
+        chain: list[TrainJob] = []
+        for training in setting.trainings:
+            trained.append(self._training_settings(training))
+            job = self._training(training, self.out / "trainings" / digest_of(trained) / f"seed{seed}")
+            weights = chain[-1].out / "supernet.safetensors" if chain else None
+            pool = None if training.pool is None else self.pool(training.pool, seed)
+            chain.append(replace(job, seed=seed, weights=weights, pool=pool))
+        return chain
+
+    def pool(self, rule: PoolRule, seed: int) -> Path:
+        """Return where the pool of a run is."""
+        return self.out / "pools" / str(rule) / f"seed{seed}.json"
+
+    def scores(self, setting: Setting, seed: int) -> Path:
+        """Return where the scores of a run by loss are; those by accuracy are beside them."""
+        how = {name: value for name, value in setting.scoring.settings().items() if name != "metric"}
+        trainings = [self._training_settings(training) for training in setting.trainings]
+        return self.out / "scores" / digest_of([*trainings, how]) / f"seed{seed}.json"
+
+    def _training(self, training: Training, out: Path) -> TrainJob:
+        return TrainJob(
+            self.system,
+            self.data,
+            training.recipe,
+            out,
+            data_root=self.data_root,
+            download=self.download,
+            sharing=training.sharing,
+            train_images=self.train_images,
+            val_images=VAL_IMAGES_OF_STUDIES,
+            device=self.device,
+            provenance=self.provenance,
+        )
+
+    def _training_settings(self, training: Training) -> Json:
+        settings = self._training(training, self.out).settings() | {"train_images": self.train_images}
+        settings |= {} if training.pool is None else {"pool": str(training.pool)}
+        return {name: value for name, value in settings.items() if name != "seed"}
+
+
+VAL_IMAGES_OF_STUDIES = 64
+"""Nothing depends on the validation of a training in a study, so it is kept short."""
+
+
+def study(job: StudyJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Table:
+    """Do the runs of a study that are not finished, and return its table.
+
+    What it will take is written before it begins. A run that fails, since it diverges, is a result too.
+
+    Args:
+        job: The study.
+        progress: Shows the progress, counted in runs.
+        write: Writes a line of text: the cost, then one a run.
+
+    Raises:
+        InputError: The data or the reference cannot be used, or the folder holds a study of other settings.
+        KeyboardInterrupt: It was interrupted by Ctrl-C; runs that are finished are kept, the last one goes on.
+        Terminated: The process was asked to end by SIGTERM.
+    """
+    _open_study(job)
+    runs = [(name, seed) for seed in range(job.seeds) for name in job.study.settings]
+    missing = [run for run in runs if read_result(job.out, *run) is None]
+    if missing:
+        write(_cost_of(job, missing, len(runs)))
+    going_on = replace(job, overwrite=False)
+    with progress(len(missing), "runs") as advance:
+        for name, seed in missing:
+            write(_told(study_run(going_on, name, seed)))
+            advance(1)
+    return study_table(job)
+
+
+def study_run(job: StudyJob, setting: str, seed: int) -> Result:
+    """Train, score and rank one setting with one seed, and keep the result in the folder; what is there is returned.
+
+    Several processes may do different runs of one study at once; those that need the same training wait for it.
+
+    Args:
+        job: The study; its number of seeds does not matter.
+        setting: The name of the setting.
+        seed: The seed, at least 0.
+
+    Raises:
+        InputError: There is no such setting; or as `study`.
+    """
+    chosen = job.study.setting(setting)
+    _open_study(job)
+    found = read_result(job.out, setting, seed)
+    if found is not None:
+        return found
+    with threads(job.threads):
+        result = _run_of_study(job, chosen, seed)
+    write_result(job.out, result)
+    return result
+
+
+def study_table(job: StudyJob) -> Table:
+    """Return the table of the runs that are finished, whichever process did them; does no run.
+
+    Raises:
+        InputError: The reference cannot be used, or the folder holds a study of other settings.
+    """
+    settings = job.settings()
+    check_study_folder(job.out, settings)
+    results: dict[str, list[Result]] = {}
+    for name in job.study.settings:
+        found = (read_result(job.out, name, seed) for seed in range(job.seeds))
+        results[name] = [result for result in found if result is not None]
+
+    from nni_nas_consistency.studies.table import table_of
+
+    about = settings | {"made by": dict(job.provenance)}
+    return table_of(job.study, results, _reference_of(job), wanted=job.seeds, settings=about)
+
+
+def _open_study(job: StudyJob) -> None:
+    """Make the folder of a study once all that can be refused without torch is."""
+    job.data.check_root(job.data_root, download=job.download)
+    entries = job.entries
+    for name, entry in entries.items():
+        job.system.domain.check(entry.arch, name)
+    if len({entry.acc for entry in entries.values()}) < 2:
+        raise InputError(f"{job.reference}: the accuracies of {len(entries)} archs do not rank them; give another list")
+    for setting in job.study.settings.values():
+        for phase in (phase for training in setting.trainings for phase in training.recipe.phases):
+            if job.training_images is not None:
+                phase.optimization.check_warm_up(job.training_images)
+        for rule in (training.pool for training in setting.trainings):
+            if rule is not None:
+                rule.of(entries, 0)
+    open_study_folder(job.out, job.settings(), overwrite=job.overwrite)
+
+
+def _run_of_study(job: StudyJob, setting: Setting, seed: int) -> Result:
+    spent: dict[str, float] = {}
+    try:
+        _write_pools(job, setting, seed)
+        chain = job.chain(setting, seed)
+        for training in chain:
+            make_folder(training.out.parent)
+            with locked(training.out.with_suffix(".lock"), "", wait=True):
+                train(training, write=lambda line: None)
+        spent["training"] = sum(_seconds_of_training(training) for training in chain)
+        begun = time.monotonic()
+        scores = _scores_of_study(job, setting, seed, chain[-1].out / "supernet.safetensors")
+        spent["scoring"] = round(time.monotonic() - begun, 1)
+    except Diverged as error:
+        return Result(setting.name, seed, seconds=spent, failed=str(error))
+    ranking = RankJob(job.system, scores, job.reference, common=job.limit is not None, resamples=1)
+    consistency = rank(ranking).consistency
+    found = {name: getattr(consistency, name) for name in MEASURES}
+    values = {name: None if interval is None else interval.value for name, interval in found.items()}
+    return Result(setting.name, seed, values, spent)
+
+
+def _write_pools(job: StudyJob, setting: Setting, seed: int) -> None:
+    for rule in dict.fromkeys(training.pool for training in setting.trainings):
+        if rule is None:
+            continue
+        pool = {name: Entry(entry.arch, 0) for name, entry in rule.of(job.entries, seed).items()}
+        make_folder(job.pool(rule, seed).parent)
+        write_released(job.pool(rule, seed), pool)
+
+
+def _scores_of_study(job: StudyJob, setting: Setting, seed: int, checkpoint: Path) -> Path:
+    """Score the archs from the supernet of a run, unless that is done, and return the scores by its metric."""
+    path = job.scores(setting, seed)
+    make_folder(path.parent)
+    how = setting.scoring
+    scoring = ScoreJob(
+        job.system,
+        job.data,
+        checkpoint,
+        job.reference,
+        path,
+        data_root=job.data_root,
+        download=job.download,
+        limit=job.limit,
+        images=job.images,
+        bn=how.bn,
+        orders=how.orders,
+        flip=how.flip,
+        device=job.device,
+    )
+    by_metric = path if how.metric == scoring.metric else beside(path, how.metric)
+    with locked(path.with_suffix(".lock"), "", wait=True):
+        if not by_metric.is_file():
+            score(scoring)
+    return by_metric
+
+
+def _seconds_of_training(training: TrainJob) -> float:
+    seconds = read_checkpoint_header(training.out / "supernet.safetensors").about.get("seconds")
+    return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+
+def _told(result: Result) -> str:
+    value = result.values["kendall"]
+    found = "failed: " + result.failed if result.failed else "undefined" if value is None else f"kendall {value:.4f}"
+    return f"{result.setting}, seed {result.seed}: {found} ({sum(result.seconds.values()):.1f} s)"
+
+
+def _reference_of(job: StudyJob) -> Reference:
+    """Return the facts of the reference accuracies of a study, as far as its folder tells them."""
+    from nni_nas_consistency.ranking.statistics import rank_consistency
+    from nni_nas_consistency.studies.reference import reliability_of
+    from nni_nas_consistency.studies.table import Reference
+
+    entries = job.entries
+    accuracies = [float(entry.acc) for entry in entries.values()]
+    baselines: dict[str, dict[str, float | None]] = {}
+    for name, costs in _baselines(job.system, [entry.arch for entry in entries.values()], job.data.shape).items():
+        found = rank_consistency(costs, accuracies, resamples=1)
+        intervals = {measure: getattr(found, measure) for measure in MEASURES}
+        baselines[name] = {measure: None if each is None else each.value for measure, each in intervals.items()}
+    seeds, split_half = reliability_of(job.reference, list(entries))
+    return Reference(len(entries), seeds, split_half, baselines)
+
+
+def _cost_of(job: StudyJob, missing: Sequence[tuple[str, int]], runs: int) -> str:
+    """Return what the missing runs of a study will take, by a short probe of every training and scoring."""
+    probes: dict[str, list[float]] = {}
+    left: dict[Path, float] = {}
+    with TemporaryDirectory() as folder, threads(job.threads):
+        times: dict[Path, float] = {}
+        for name, seed in missing:
+            setting = job.study.setting(name)
+            if name not in probes:
+                try:
+                    probes[name] = _probe(job, setting, Path(folder), times)
+                except Diverged:  # so it will in its runs, at once
+                    probes[name] = [0.0] * (len(setting.trainings) + 1)
+            files = [training.out / "supernet.safetensors" for training in job.chain(setting, seed)]
+            files.append(job.scores(setting, seed))
+            left |= {path: seconds for path, seconds in zip(files, probes[name], strict=True) if not path.is_file()}
+    totals = [sum(seconds) for seconds in probes.values()]
+    total = timedelta(seconds=round(sum(left.values())))
+    what = f"{runs} runs, {len(job.study.settings)} settings × {job.seeds} seeds"
+    left_over = f"{runs - len(missing)} are finished, {len(missing)} are left"
+    each = f"of about {min(totals):.0f} to {max(totals):.0f} s by a timed probe"
+    return f"study {job.study.name}: {what}; {left_over}, {each}: {total} in all"
+
+
+def _probe(job: StudyJob, setting: Setting, folder: Path, times: dict[Path, float]) -> list[float]:
+    """Return what each training of a setting and its scoring will take, in seconds, by few steps and few archs.
+
+    Args:
+        job: The study.
+        setting: The setting.
+        folder: Where small runs are kept, so that settings which share one share its time.
+        times: What each of those would take at full size; new ones are added.
+    """
+    trainings = tuple(replace(each, recipe=each.recipe.for_a_moment()) for each in setting.trainings)
+    batch = max(phase.optimization.batch_size for each in trainings for phase in each.recipe.phases)
+    most = job.training_images or len(job.data.training_images(job.data_root, download=job.download))
+    images, archs = min(most, PROBED_STEPS * batch), len(job.entries)
+    small = replace(job, out=folder, train_images=images, limit=min(archs, PROBED_ARCHS))
+    tiny = replace(setting, trainings=trainings)
+    _write_pools(replace(small, limit=job.limit), tiny, 0)
+    chain, scores = small.chain(tiny, 0), small.scores(tiny, 0)
+    if not times:  # the first one imports torch and NNI, and compiles
+        train(replace(chain[0], out=folder / "warm"), write=lambda line: None)
+    for each, probed in zip(setting.trainings, chain, strict=True):
+        if probed.out not in times:
+            share = each.recipe.steps(most) / probed.recipe.steps(images)
+            times[probed.out] = _time_to_train(probed, share)
+    if scores not in times:
+        begun = time.monotonic()
+        _scores_of_study(small, tiny, 0, chain[-1].out / "supernet.safetensors")
+        times[scores] = (time.monotonic() - begun) * archs / min(archs, PROBED_ARCHS)
+    return [times[path] for path in [*(probed.out for probed in chain), scores]]
+
+
+def _time_to_train(training: TrainJob, share: float) -> float:
+    """Return what a training takes whose steps are so many times those of this one, which is done."""
+    begun = time.monotonic()
+    train(training, write=lambda line: None)
+    inside = _seconds_of_training(training)
+    return time.monotonic() - begun - inside + inside * share
+
+
+PROBED_STEPS = 8
+PROBED_ARCHS = 8
+"""What a probe trains and scores."""
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run torch on so many threads inside the block, or on as many as it is set to.
+
+    For networks as small as those of the embedded benchmark a second thread costs more than it gains: four epochs took
+    17 s of processor time on one thread and 81 s on two. And on one thread results are the same on all machines with
+    the same torch and instruction set, however many cores they have.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class ShrinkJob:
+    """Shrink the space of a trained supernet: drop the worst candidate of every choice; see `search.shrinking`.
+
+    Args:
+        system: The competition or benchmark, without what earlier rounds dropped.
+        data: The data set.
+        checkpoint: The supernet.
+        out: The record of all rounds, to write.
+        earlier: The record of earlier rounds; None: this is the first.
+        archs_per_candidate: Archs that every candidate is scored by.
+        keep: A choice with as few candidates is not shrunk.
+        max_macs: Most MACs for one image of an arch that counts.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
+        images: Score on the first so many test images.
+        overwrite: Whether a shrinking of other settings at `out` is deleted first.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of the archs.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    out: Path
+    earlier: Path | None = None
+    archs_per_candidate: int = 32
+    keep: int = 2
+    max_macs: int | None = None
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
+    images: int | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def shrink(job: ShrinkJob, *, progress: ShowProgress = silent) -> Round:
+    """Shrink the space of a trained supernet, write the record, and return the round.
+
+    Raises:
+        InputError: The checkpoint, the data or a record cannot be used, or nothing is left to drop.
+        KeyboardInterrupt: It was interrupted; what is scored is kept.
+    """
+    check_output(job.out, [checkpoint_path(job.checkpoint), *([job.earlier] if job.earlier else [])])
+    job.data.check_root(job.data_root, download=job.download)
+    earlier = () if job.earlier is None else read_shrinking(job.earlier, job.system.domain)
+    system = job.system.without([dropped for each in earlier for dropped in each.dropped.items()])
+    constraints = _counted_bounds(system, job.data.shape, max_macs=job.max_macs)
+    for constraint in constraints:
+        constraint.check()
+
+    with _importing():
+        from nni_nas_consistency.search.shrinking import shrink as shrink_space
+
+    place = device_of(job.device)
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = test if job.images is None else test.first(job.images)
+    supernet, about = load_trained(system, job.checkpoint, test.shape)
+    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, "data": job.data.name}
+    provenance |= dropped_of(system) | ({} if job.max_macs is None else {"max_macs": job.max_macs})
+    return shrink_space(
+        supernet.to(place),
+        _scoring_of(job, test, place),
+        job.system.domain,
+        out=job.out,
+        earlier=earlier,
+        archs_per_candidate=job.archs_per_candidate,
+        keep=job.keep,
+        seed=job.seed,
+        provenance=provenance | {"made_by": dict(job.provenance)},
+        allows=lambda arch: all(constraint.allows(arch) for constraint in constraints),
+        overwrite=job.overwrite,
+        progress=progress,
+    )
+
+
+def dropped_of(system: System) -> dict[str, Json]:
+    """Return what the space of a system was shrunk by, as it stands in settings; nothing for a whole space."""
+    return {"dropped": [f"{label} {choice}" for label, choice in system.dropped]} if system.dropped else {}
+
+
+def _scoring_of(job: ShrinkJob | SearchJob, test: Images, place: str) -> Scoring:
+    """Return how a job scores archs on test images."""
+    from nni_nas_consistency.scoring.images import image_scoring
+
+    calibration = None
+    if job.bn == "train":
+        calibration = job.data.images(job.data_root, train=True, download=job.download)
+        count = job.calibration_images
+        calibration = (calibration if count is None else calibration.first(count)).to(place)
+    return image_scoring(
+        test.to(place), job.data.test, metric=job.metric, bn=job.bn, batch_size=job.batch_size, train=calibration
     )
 
 
@@ -874,6 +1428,10 @@ class SearchJob:
         pareto: Folder for the Pareto set of score against cost, as JSON and figure; None: it is not written.
         pareto_cost: The cost that counts there.
         overwrite: Whether a search of other settings at `out` is deleted first.
+        metric: What archs are scored by.
+        bn: Batch-norm statistics, as for `ScoreJob`.
+        batch_size: Images per batch.
+        calibration_images: With `bn="train"`, re-estimate on the first so many training images; None: on all.
         images: Score on the first so many test images.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
@@ -896,6 +1454,10 @@ class SearchJob:
     latency_file: Path | None = None
     pareto: Path | None = None
     pareto_cost: CostName = "macs"
+    metric: Metric = "loss"
+    bn: BNWord = "batch"
+    batch_size: int = 512
+    calibration_images: int | None = None
     overwrite: bool = False
     images: int | None = None
     data_root: Path | None = None
@@ -917,7 +1479,7 @@ class SearchJob:
     def settings(self) -> dict[str, Json]:
         """Return the bounds, as they are written into score files."""
         bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
-        return {name: bound for name, bound in bounds.items() if bound is not None}
+        return {name: bound for name, bound in bounds.items() if bound is not None} | dropped_of(self.system)
 
 
 @dataclass(frozen=True)
@@ -949,12 +1511,11 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
         check_output_folder(job.pareto, PARETO_FILES)
     _check_latencies(job)
     job.data.check_root(job.data_root, download=job.download)
-    counted = _counted_bounds(job)
+    counted = _counted_bounds(job.system, job.data.shape, max_macs=job.max_macs, max_params=job.max_params)
     for constraint in counted:
         constraint.check()
 
     with _importing():
-        from nni_nas_consistency.scoring.images import image_scoring
         from nni_nas_consistency.search.evolution import Evolution, RandomSearch, best_of
         from nni_nas_consistency.search.evolution import search as search_supernet
 
@@ -971,7 +1532,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     with progress(job.trials, "archs") as advance:
         scores = search_supernet(
             supernet.to(place),
-            image_scoring(test, job.data.test, device=place),
+            _scoring_of(job, test, place),
             Evolution(job.population) if job.strategy == "evolution" else RandomSearch(),
             out=job.out,
             trials=job.trials,
@@ -1004,11 +1565,13 @@ def costs_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], Co
     return cache(lambda arch: network_cost(frozen_network(space, arch), shape))
 
 
-def _counted_bounds(job: SearchJob) -> list[Constraint]:
+def _counted_bounds(
+    system: System, shape: tuple[int, int, int], *, max_macs: int | None = None, max_params: int | None = None
+) -> list[Constraint]:
     """Return the bounds on what can be counted."""
-    if job.max_macs is None and job.max_params is None:
+    if max_macs is None and max_params is None:
         return []
-    cost, domain = costs_of(job.system, job.data.shape), job.system.domain
+    cost, domain = costs_of(system, shape), system.domain
     bounds = []
 
     def macs(arch: Arch) -> float:
@@ -1017,10 +1580,10 @@ def _counted_bounds(job: SearchJob) -> list[Constraint]:
     def params(arch: Arch) -> float:
         return cost(arch).params
 
-    if job.max_macs is not None:
-        bounds.append(Constraint("macs", job.max_macs, macs, smallest_arch(domain, macs)))
-    if job.max_params is not None:
-        bounds.append(Constraint("params", job.max_params, params, smallest_arch(domain, params)))
+    if max_macs is not None:
+        bounds.append(Constraint("macs", max_macs, macs, smallest_arch(domain, macs)))
+    if max_params is not None:
+        bounds.append(Constraint("params", max_params, params, smallest_arch(domain, params)))
     return bounds
 
 
@@ -1114,6 +1677,158 @@ def _write_pareto(
 
 
 @dataclass(frozen=True)
+class ExtractJob:
+    """Take a subnet out of a supernet, for programs that have torch alone.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        arch: The subnet.
+        out: The safetensors file. The Python file that loads it lies beside it.
+        bn: Batch-norm statistics that the subnet carries: re-estimated on `train` or `test` images, or the `supernet`'s
+            running ones.
+        images: Re-estimate on the first so many images; None: on all.
+        batch_size: Images per batch.
+        onnx: ONNX file to write too.
+        overwrite: Whether files that are there are replaced.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    arch: Arch
+    out: Path
+    bn: Literal["train", "test", "supernet"] = "train"
+    images: int | None = None
+    batch_size: int = 512
+    onnx: Path | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def module(self) -> Path:
+        """The Python file that loads the weights: of the same name, as far as a module can have it."""
+        name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in self.out.stem)
+        return self.out.with_name(f"{name if name.isidentifier() else f'_{name}'}.py")
+
+    def check(self) -> None:
+        """See that the files can be written, and that what writes ONNX is installed.
+
+        Raises:
+            InputError: An output is there already or cannot be written; the module would hide one of Python's; the arch
+                is none of the space; or the packages for ONNX are missing.
+        """
+        outputs = [self.out, self.module, *([] if self.onnx is None else [self.onnx])]
+        for path in outputs:
+            check_output(path, [checkpoint_path(self.checkpoint)])
+            if path.exists() and not self.overwrite:
+                raise FileError(f"{path}: is there already; choose another name, or --overwrite it")
+        if len(set(outputs)) < len(outputs):
+            raise FileError(f"{self.onnx}: would be written twice; choose another --onnx")
+        if self.module.stem in {*sys.stdlib_module_names, "torch", "safetensors", "numpy"}:
+            raise FileError(f"{self.module}: would hide the module {self.module.stem} of Python; choose another --out")
+        if self.onnx is not None and not all(map(find_spec, ("onnx", "onnxruntime"))):
+            raise InputError("--onnx needs onnx and onnxruntime; pip install 'nni-nas-consistency[onnx]'")
+        self.system.domain.check(self.arch, "--arch")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A subnet that was taken out.
+
+    Args:
+        files: The files that were written.
+        card: What its model card says.
+        onnx_difference: The largest difference of a logit between onnxruntime and torch; None without ONNX.
+    """
+
+    files: list[Path]
+    card: Mapping[str, Json]
+    onnx_difference: float | None
+
+
+def extract(job: ExtractJob, *, progress: ShowProgress = silent) -> Extracted:
+    """Take a subnet out of a supernet, and write it.
+
+    Args:
+        job: What to take out.
+        progress: Shows the progress, counted in batches.
+
+    Raises:
+        InputError: The checkpoint, the data or an output cannot be used, or the subnet cannot be written.
+        RuntimeError: ONNX gives other logits.
+    """
+    job.check()
+    if job.bn != "supernet":
+        job.data.check_root(job.data_root, download=job.download)
+
+    with _importing():
+        from nni_nas_consistency.search.costs import network_cost, nni_sample
+        from nni_nas_consistency.supernet.checkpoint import space_identity, weights_sha256
+        from nni_nas_consistency.supernet.take_away import with_statistics, write_onnx, write_subnet
+
+    shape = job.data.shape
+    supernet, about = load_trained(job.system, job.checkpoint, shape)
+    network: Any = supernet.freeze(nni_sample(supernet, job.arch)).eval()
+    described = "running statistics of the supernet, which all of its subnets moved"
+    accuracy: dict[str, Json] = {}
+    if job.bn != "supernet":
+        images = job.data.images(job.data_root, train=job.bn == "train", download=job.download)
+        images = images if job.images is None else images.first(job.images)
+        network = with_statistics(network, _normalised(job, images, progress))
+        which = "training" if job.bn == "train" else "test"
+        described = f"re-estimated on {len(images)} {which} images in batches of {job.batch_size}"
+        accuracy = {"accuracy": _accuracy(job, network)}
+    cost = network_cost(network, shape)
+    card: dict[str, Json] = {
+        "space": job.system.space,
+        "arch": job.arch.code,
+        "params": cost.params,
+        "macs": cost.macs,
+        "data": job.data.name,
+        "images": f"{shape[1]}x{shape[2]}x{shape[2]}, (pixels / 255 - {job.data.test.mean}) / {job.data.test.std}",
+        "classes": shape[0],
+        "batch_norm_statistics": described,
+        **accuracy,
+        "weights": "inherited from a supernet, not trained alone",
+        "supernet": {"sha256": weights_sha256(supernet), **space_identity(supernet), "made_by": about},
+        "made_by": dict(job.provenance),
+    }
+    normalisation = (job.data.test.mean, job.data.test.std)
+    difference = None if job.onnx is None else write_onnx(job.onnx, network, shape, card)
+    write_subnet(job.out, job.module, network, shape, normalisation=normalisation, card=card)
+    files = [job.out, job.module, *([] if job.onnx is None else [job.onnx])]
+    return Extracted(files, card, difference)
+
+
+def _normalised(job: ExtractJob, images: Images, progress: ShowProgress) -> Iterator[Tensor]:
+    """Yield the images that statistics are estimated from, in batches."""
+    from nni_nas_consistency.images.loader import EvaluationLoader
+
+    loader = EvaluationLoader(images, job.data.test, job.batch_size)
+    with progress(len(loader), "batches") as advance:
+        for batch, _ in loader:
+            yield batch
+            advance(1)
+
+
+def _accuracy(job: ExtractJob, network: Any) -> str:
+    """Return the accuracy on the test images, in words."""
+    from nni_nas_consistency.scoring.images import image_scoring
+    from nni_nas_consistency.scoring.plain import score_network
+
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    scoring = image_scoring(test, job.data.test, metric="acc", bn="supernet", batch_size=job.batch_size)
+    return f"{score_network(network, scoring).acc:.4f} on the {len(test)} test images"
+
+
+@dataclass(frozen=True)
 class FitJob:
     """Train the network of one arch: from scratch, or fine-tune a trained one with a new head.
 
@@ -1136,6 +1851,9 @@ class FitJob:
         val_images: Test images that are looked at after every epoch; the last accuracy is that on all of them.
         device: `cpu`, `cuda` or `auto`.
         provenance: What was typed, and the machine and versions that run it.
+
+    Raises:
+        InputError: The networks of the space are trained with another loss than cross-entropy.
     """
 
     system: System
@@ -1156,6 +1874,12 @@ class FitJob:
     val_images: int = 1000
     device: str = "auto"
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.system.loss != Loss():
+            raise InputError(
+                f"fit minimises plain cross-entropy, and {self.system.space} has {self.system.loss}; use standalone"
+            )
 
     def settings(self) -> dict[str, Json]:
         """Return what decides the weights, besides the images and the weights to start from."""
@@ -1278,15 +2002,16 @@ def _fit_and_save(
     )
     resized = Resized(network, int(str(settings["image_size"])))
     val = test.first(min(job.val_images, len(test)))
-    fit_network(resized, job.optimization, job.data.train, images.to(place), val.to(place), seed=job.seed, run=run)
-    accuracy = _accuracy(resized.to(place), job.data, test, 256, place, progress)
+    augmentation = job.system.augmentation(job.data)
+    fit_network(resized, job.optimization, augmentation, images.to(place), val.to(place), seed=job.seed, run=run)
+    accuracy = _accuracy_of(resized.to(place), job.data, test, 256, place, progress)
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     reached = {"top1": accuracy.top1, "top5": accuracy.top5, "test_images": accuracy.images}
     save_network(run.folder / "network.safetensors", network, space, job.arch, {**run.about, **spent, **reached})
     return accuracy
 
 
-def _accuracy(
+def _accuracy_of(
     network: nn.Module, data: DataSet, images: Images, batch_size: int, place: str, progress: ShowProgress
 ) -> Accuracy:
     """Return the accuracy of a network, to whose device the images are moved batch by batch."""
@@ -1351,7 +2076,7 @@ def evaluate(job: EvaluateJob, *, progress: ShowProgress = silent) -> Accuracy:
     network, _, _ = network_of(job.system, job.weights, job.arch)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
-    return _accuracy(Resized(network, side).to(place), job.data, test, job.batch_size, place, progress)
+    return _accuracy_of(Resized(network, side).to(place), job.data, test, job.batch_size, place, progress)
 
 
 def network_header(system: System, weights: Path, arch: Arch | None) -> CheckpointHeader:
@@ -1519,18 +2244,28 @@ def _importing() -> Iterator[None]:
             gc.enable()
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def device_of(device: str, devices: int = 1, rank: int = 0) -> str:
+    """Return `cpu` or `cuda`, or of several devices one such as `cuda:1`.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+        devices: How many are asked for.
+        rank: Which of them this process has, from 0.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or there are not so many.
     """
     import torch
 
     found = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
         raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
+    chosen = ("cuda" if found else "cpu") if device == "auto" else device
+    if chosen == "cpu" or devices == 1:
+        return chosen
+    if devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here; ask for fewer")
+    return f"cuda:{rank}"
 
 
 def _dtype(precision: Precision) -> Any:

@@ -6,13 +6,13 @@ so that the command line can check its words without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.arch import Arch, Choice
 from nni_nas_consistency.archs.autoformer import (
     BASE,
     BASE_SUBNET,
@@ -28,14 +28,18 @@ from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
 from nni_nas_consistency.archs.resnet48 import resnet48_cost, width_divisor_of
+from nni_nas_consistency.archs.spos_cifar import DOMAINS, TUNED, Variant, spos_cifar_cost, tuned_cost
 from nni_nas_consistency.errors import CheckpointError, DataError, InputError
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import (
+    CIFAR10_FAST,
     CIFAR10_TEST,
     CIFAR10_TRAIN,
+    CIFAR100_FAST,
     CIFAR100_TEST,
     CIFAR100_TRAIN,
+    DIGITS_FAST,
     DIGITS_TEST,
     IMAGENET_TEST,
     IMAGENET_TRAIN,
@@ -47,17 +51,24 @@ from nni_nas_consistency.training.recipes import (
     ANS_DIGITS,
     AUTOFORMER,
     AUTOFORMER_DIGITS,
+    CROSS_ENTROPY,
     EMBEDDED,
+    FAST_LOSS,
     FINETUNE_AUTOFORMER,
     NAZARICK,
     SCRATCH_AUTOFORMER,
     SHORT,
+    SPOS_CIFAR,
+    SPOS_DIGITS,
     STANDALONE_2022,
     STANDALONE_AUTOFORMER_DIGITS,
     STANDALONE_CIFAR100,
     STANDALONE_DIGITS,
+    STANDALONE_FAST,
+    STANDALONE_SPOS_DIGITS,
     SUPERNET_2022,
     Init,
+    Loss,
     Optimization,
     Recipe,
 )
@@ -231,6 +242,10 @@ class System:
         subnets: Archs that have a name.
         has_batch_norm: Whether its networks have batch norms, whose statistics scoring can choose.
         is_chain: Whether it is a `ChainSpace`: archs share prefixes, kernels can be shared in several ways.
+        loss: The loss of an arch that is trained alone.
+        augmentations: How training images are augmented, by the name of the data set, where it is not as the data set
+            says.
+        dropped: Label and choice of what its space was shrunk by.
     """
 
     space: str
@@ -248,6 +263,25 @@ class System:
     subnets: Mapping[str, Arch] = field(default_factory=dict)
     has_batch_norm: bool = True
     is_chain: bool = True
+    loss: Loss = CROSS_ENTROPY
+    augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
+    dropped: tuple[tuple[str, Choice], ...] = ()
+
+    def without(self, dropped: Sequence[tuple[str, Choice]]) -> System:
+        """Return the system without some choices (label, choice), whose space NNI's strategies see as smaller too.
+
+        Raises:
+            ArchError: There is no such choice, or it is the last one.
+        """
+        domain = self.domain
+        for label, choice in dropped:
+            domain = domain.without(label, choice)
+        smaller = partial(_restricted, make=self.make, domain=domain)
+        return replace(self, domain=domain, make=smaller, dropped=(*self.dropped, *dropped))
+
+    def augmentation(self, data: DataSet) -> Augmentation:
+        """Return how the training images of a data set are augmented."""
+        return self.augmentations.get(data.name, data.train)
 
     @property
     def codec(self) -> Codec:
@@ -270,6 +304,15 @@ class System:
             standalone: Whether networks have the shortcuts that reference accuracies were trained with.
         """
         return self.make(shape, standalone=standalone)
+
+
+def _restricted(
+    shape: tuple[int, int, int], *, standalone: bool, make: Callable[..., ChainSpace], domain: Domain
+) -> ChainSpace:
+    space = make(shape, standalone=standalone)
+    if not standalone:  # an arch that is trained alone may be any
+        space.restrict(domain)
+    return space
 
 
 def _resnet20(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:
@@ -393,6 +436,76 @@ AUTOFORMER_TOY = replace(
     finetune=STANDALONE_AUTOFORMER_DIGITS,
 )
 
+FAST = {"cifar10": CIFAR10_FAST, "cifar100": CIFAR100_FAST, "digits": DIGITS_FAST}
+"""How training images are augmented in the fast training, and in that of its supernet."""
+
+
+def _spos_cifar(
+    shape: tuple[int, int, int], *, standalone: bool, widths: tuple[int, int, int, int], variant: Variant
+) -> ChainSpace:
+    from nni_nas_consistency.spaces.spos_cifar import SposCifarSpace
+
+    return SposCifarSpace(*shape, *widths, variant=variant)
+
+
+def _spos(space: str, data: DataSet, about: str, *, width_divisor: int = 1, variant: Variant = "layers") -> System:
+    """Return a member of SPOS-CIFAR.
+
+    Args:
+        space: Its name on the command line.
+        data: The data set, unless another is named.
+        about: What tells it from the others.
+        width_divisor: All widths are divided by it.
+        variant: Whether its choices are operators, or kernels and skips of blocks.
+    """
+    prep, layer1, layer2, layer3 = (width // width_divisor for width in (64, 128, 256, 512))
+    widths = (prep, layer1, layer2, layer3)
+    recipe, standalone = (SPOS_DIGITS, STANDALONE_SPOS_DIGITS) if data is DIGITS_8 else (SPOS_CIFAR, STANDALONE_FAST)
+    return System(
+        space=space,
+        about=f"SPOS-CIFAR: single path one-shot, operators by choice{about}",
+        domain=DOMAINS[variant],
+        made_with={"class": "SposCifarSpace", "variant": variant, "prep": prep},
+        make=partial(_spos_cifar, widths=widths, variant=variant),
+        data=data,
+        recipes=(recipe,),
+        standalone=standalone,
+        cost=partial(spos_cifar_cost, widths=widths, variant=variant),
+        loss=FAST_LOSS,
+        augmentations=FAST,
+    )
+
+
+def _efficient_cifar(shape: tuple[int, int, int], *, standalone: bool) -> ChainSpace:
+    from nni_nas_consistency.spaces.efficient_cifar import EfficientCifarSpace
+
+    return EfficientCifarSpace(*shape, domain="any" if standalone else "tuned")
+
+
+SPOS = _spos("spos-cifar", CIFAR100, ", on CIFAR-100")
+SPOS_BLOCKS = _spos("spos-cifar-blocks", CIFAR100, ", blocks with skips, on CIFAR-100", variant="blocks")
+SPOS_OF_DIGITS = _spos("spos-digits", DIGITS_8, ", an eighth as wide, on 8×8 digits", width_divisor=8)
+SPOS_BLOCKS_OF_DIGITS = _spos(
+    "spos-digits-blocks",
+    DIGITS_8,
+    ", blocks with skips, an eighth as wide, on 8×8 digits",
+    width_divisor=8,
+    variant="blocks",
+)
+EFFICIENT_CIFAR = System(
+    space="efficient-cifar",
+    about="the network whose hyper-parameters SPOS-CIFAR tunes, its widths by choice, on CIFAR",
+    domain=TUNED,
+    made_with={"class": "EfficientCifarSpace", "domain": "tuned"},
+    make=_efficient_cifar,
+    data=CIFAR100,
+    recipes=(SPOS_CIFAR,),
+    standalone=STANDALONE_FAST,
+    cost=tuned_cost,
+    loss=FAST_LOSS,
+    augmentations=FAST,
+)
+
 SYSTEMS = (
     CVPR2021,
     CVPR2022,
@@ -400,6 +513,11 @@ SYSTEMS = (
     CVPR2022_MISH,
     CVPR2022_DEMO,
     EMBEDDED_BENCHMARK,
+    SPOS,
+    SPOS_BLOCKS,
+    SPOS_OF_DIGITS,
+    SPOS_BLOCKS_OF_DIGITS,
+    EFFICIENT_CIFAR,
     AUTOFORMER_TINY,
     AUTOFORMER_SMALL,
     AUTOFORMER_BASE,

@@ -315,9 +315,9 @@ CHANGES = [
     (f"batch_size={HUGE}", f"not '{HUGE}'"),
     ("warmup_steps=-1", "a whole number from 0 to 10,000,000, not '-1'"),
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
-    ("rule=sandwiches", "sandwich, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
+    ("rule=sandwiches", "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
-    ("sampling=greedy", "strict-fair, fair, uniform, params, largest or pool, not 'greedy'"),
+    ("sampling=greedy", "strict-fair, fair, uniform, params, largest, pool or macs-bins, not 'greedy'"),
     ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),
     ("sandwich_ramp=3", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
     ("rank_weight=2", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
@@ -335,8 +335,8 @@ CHANGES = [
     ("sandwich_ramp=x", "epochs, 0 for full strength at once, or none, not 'x'"),
     ("rank_weight=-1", "a number of at least 0, not '-1'"),
     ("rank_ramp=-1", "a whole number of epochs from 0 to"),
-    ("init=xavier", "kaiming-fan-out or torch, not 'xavier'"),
-    ("init=", "kaiming-fan-out or torch, not ''"),
+    ("init=xavier", "kaiming-fan-out, torch or channels-in, not 'xavier'"),
+    ("init=", "kaiming-fan-out, torch or channels-in, not ''"),
 ]
 
 WORDS += [BadInput(f"--set {change[:30]!r}", f"{TRAIN} --set '{change}'", (said,)) for change, said in CHANGES]
@@ -1573,11 +1573,15 @@ ENSEMBLES = [
 from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
 from bad_inputs_autoformer import AUTOFORMER  # noqa: E402
 from bad_inputs_folders import FOLDERS  # noqa: E402
+from bad_inputs_machines import MACHINES  # noqa: E402 - it needs the words above
+from bad_inputs_study import STUDY_ROWS  # noqa: E402
 
 BAD_INPUTS = [
     *AUTOFORMER,
+    *MACHINES,
     *FOLDERS,
     *ANS_ROWS,
+    *STUDY_ROWS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,

@@ -25,11 +25,11 @@ SETTINGS = [
     BadInput(f"--set {name}={text}", f"{TRAIN} --set '{name}={text}'", (f"{name} is {allowed}, not '{text}'",))
     for name, texts, allowed in (
         ("optimizer", ("", "adam", "SGD"), "sgd or adamw"),
-        ("schedule", ("", "cosine"), "steps or epochs"),
+        ("decay", ("per-epoch",), "cosine, cosine-per-epoch, linear or linear-per-epoch"),
         ("label_smoothing", (*FLOATS, "1"), "a number of at least 0 and below 1"),
         ("mixup", FLOATS, "a number of at least 0; 0 for none"),
         ("cutmix", FLOATS, "a number of at least 0; 0 for none"),
-        ("init", ("normal",), "kaiming-fan-out, torch or trunc-normal"),
+        ("init", ("normal",), "kaiming-fan-out, torch, channels-in or trunc-normal"),
     )
     for text in texts
 ]

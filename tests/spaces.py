@@ -35,6 +35,7 @@ from torch import nn
 
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.spaces.resnet48 import ResNet48Space
+from nni_nas_consistency.spaces.spos_cifar import SposCifarSpace
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,8 @@ EVERY_SPACE = [
     SpaceCase("constrained", Constrained, images(16)),
     chain("chain-resnet20", lambda: ResNet20Space(10, 3, 8, "projection", 1), has_largest=True),
     chain("chain-resnet20-standalone", lambda: ResNet20Space(10, 3, 8, "standalone", 1), has_largest=True),
+    chain("chain-spos-cifar", lambda: SposCifarSpace(10, 3, 8, 3, 4, 5, 6)),
+    chain("chain-spos-cifar-blocks", lambda: SposCifarSpace(10, 3, 8, 3, 4, 5, 6, "blocks")),
     SpaceCase("chain-resnet48", small_resnet48, images(32, 5), is_chain=True, has_largest=True),
     chain("chain-operators", OperatorChain),
     chain("chain-inputs", lambda: InputChain("mean")),

@@ -69,7 +69,7 @@ def test_the_rate_of_a_phase_is_at_its_peak_in_epochs_0_and_1_and_falls_towards_
 def test_a_rate_that_would_rise_is_refused_and_one_of_zero_stays_zero():
     plan = ANS.phases[1].optimization
     with pytest.raises(InputError, match=r"^end_lr is 0\.0005, above lr, 0\.0001, which falls to it; lower --set end"):
-        replace(plan, lr=1e-4).check_rates()
+        replace(plan, lr=1e-4).check()
     assert replace(plan, lr=0.0, end_lr=0.0).lr_factor(5 * STEPS, STEPS) == pytest.approx(0.96, abs=0.01)
 
 

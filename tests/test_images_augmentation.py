@@ -241,4 +241,4 @@ def test_an_augmentation_is_built_without_importing_torch():
             imported.add(node.module)
         elif isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
-    assert imported == {"__future__", "dataclasses", "nni_nas_consistency.errors"}
+    assert imported == {"__future__", "dataclasses", "typing", "nni_nas_consistency.errors"}

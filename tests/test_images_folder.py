@@ -95,6 +95,18 @@ def test_workers_decode_the_same_and_a_resumed_run_goes_on_in_the_middle_of_an_e
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_processes_that_share_batches_decode_their_part_alone_as_in_the_whole_batch(tmp_path, monkeypatch):
+    files = image_files(write_images(tmp_path), SMALL, 3, train=True)
+    whole = list(TrainingLoader(files, IMAGENET_TRAIN, batch_size=5, seed=1))
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda path, real=Image.open: opened.append(path) or real(path))
+    parts = [list(TrainingLoader(files, IMAGENET_TRAIN, batch_size=5, seed=1, part=(i, 2))) for i in range(2)]
+    assert len(opened) == len(files)
+    for (x, y), *of_batch in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([images for images, _ in of_batch]), x)
+        assert torch.equal(torch.cat([labels for _, labels in of_batch]), y)
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_test_images_are_resized_and_their_centre_cut_out_once(tmp_path, monkeypatch, interpolation):
     root = write_images(tmp_path / "root", size=(30, 21))

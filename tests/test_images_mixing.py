@@ -103,7 +103,7 @@ def test_transformers_are_trained_by_adamw_with_decoupled_decay():
 
 def test_the_settings_of_a_run_name_what_came_later_only_where_it_is_set():
     names = set(SCRATCH_AUTOFORMER.settings())
-    newest = {"optimizer", "schedule", "end_lr", "label_smoothing", "mixup", "cutmix"}
-    plain = replace(SCRATCH_AUTOFORMER, optimizer="sgd", schedule="steps", end_lr=0.0)
+    newest = {"optimizer", "decay", "end_lr", "label_smoothing", "mixup", "cutmix"}
+    plain = replace(SCRATCH_AUTOFORMER, optimizer="sgd", decay="cosine", end_lr=0.0)
     plain = replace(plain, label_smoothing=0.0, mixup=0.0, cutmix=0.0)
     assert newest <= names and names - set(plain.settings()) == newest

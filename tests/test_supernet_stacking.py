@@ -29,7 +29,7 @@ def some_stack(case, least=2):
     space = case.make()
     picks = {variable.name: variable.choices[-1] for variable in space.domain.variables}
     archs = list(dict.fromkeys(stackable_archs(space, space.domain.arch(picks))))
-    if case.name == "chain-operators":
+    if case.name in ("chain-operators", "chain-spos-cifar", "chain-spos-cifar-blocks"):
         archs = archs * 2  # no widths: a stack of one network twice
     assert len(archs) >= least
     return archs

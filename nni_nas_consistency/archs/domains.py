@@ -9,7 +9,7 @@ sees: a variable is one choice of NNI's, under the name of the variable, which i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -123,6 +123,36 @@ class Domain:
                 )
         self.check_ties(arch, name)
 
+    def without(self, label: str, choice: Choice) -> Domain:
+        """Return the domain of the archs that do not have a choice.
+
+        The codec stays: a code with the choice is still valid, and is not drawn. Where the largest or the smallest arch
+        has the choice, none is declared.
+
+        Args:
+            label: A label that a variable sets; all labels of that variable lose the choice.
+            choice: What is taken away.
+
+        Raises:
+            ArchError: No variable sets the label, it does not have the choice, or has no other one.
+        """
+        changed = next((variable for variable in self.variables if label in variable.sets), None)
+        if changed is None:
+            known = ", ".join(name for variable in self.variables for name in variable.sets)
+            raise ArchError(f"{self.codec.space} has no label {label!r}; its labels are {known}")
+        left = tuple(other for other in changed.choices if other != choice)
+        if len(left) == len(changed.choices):
+            raise ArchError(f"{label} has no choice {choice!r}; it has {', '.join(map(repr, left))}")
+        if not left:
+            raise ArchError(f"{choice!r} is the last choice of {label}; a domain needs one")
+        shrunk = replace(changed, choices=left)
+        return replace(
+            self,
+            variables=tuple(shrunk if variable is changed else variable for variable in self.variables),
+            largest=_unless_chosen(self.largest, label, choice),
+            smallest=_unless_chosen(self.smallest, label, choice),
+        )
+
     def refusal(self, choices: Mapping[str, Choice]) -> str | None:
         """Return why the constraints forbid choices, or None if they allow them."""
         for constraint in self.constraints:
@@ -130,6 +160,11 @@ class Domain:
             if reason is not None:
                 return reason
         return None
+
+
+def _unless_chosen(arch: Arch | None, label: str, choice: Choice) -> Arch | None:
+    """Return an arch, or None if it has a choice."""
+    return None if arch is None or arch.choices[label] == choice else arch
 
 
 def widths_domain(codec: WidthCodec) -> Domain:

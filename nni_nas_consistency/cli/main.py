@@ -30,6 +30,7 @@ from nni_nas_consistency.cli.convert import convert
 from nni_nas_consistency.cli.doctor import doctor
 from nni_nas_consistency.cli.ensemble import ensemble
 from nni_nas_consistency.cli.evaluate import evaluate
+from nni_nas_consistency.cli.extract import extract
 from nni_nas_consistency.cli.fit import fit
 from nni_nas_consistency.cli.images import images_app
 from nni_nas_consistency.cli.nnictl import nnictl
@@ -37,13 +38,16 @@ from nni_nas_consistency.cli.quickstart import quickstart
 from nni_nas_consistency.cli.rank import rank
 from nni_nas_consistency.cli.score import score
 from nni_nas_consistency.cli.search import search
+from nni_nas_consistency.cli.shrink import shrink
 from nni_nas_consistency.cli.spaces import spaces_app
 from nni_nas_consistency.cli.standalone import standalone
+from nni_nas_consistency.cli.study import study
 from nni_nas_consistency.cli.train import train
 from nni_nas_consistency.errors import InputError, Terminated
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-for verb in (quickstart, train, score, rank, ensemble, standalone, search, fit, evaluate, convert, doctor):
+VERBS = (quickstart, train, score, rank, ensemble, standalone, shrink, search, extract, fit, evaluate, convert, study)
+for verb in (*VERBS, doctor):
     app.command()(verb)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
     nnictl

@@ -106,6 +106,33 @@ TestImagesOption = Annotated[
     int | None,
     typer.Option("--images", min=1, help="Score on the first N test images only; at most as many as there are."),
 ]
+ScoringMetricOption = Annotated[
+    Literal["loss", "acc"], typer.Option("--metric", help="Score archs by negative cross-entropy or accuracy.")
+]
+StatisticsOption = Annotated[
+    Literal["supernet", "train", "test", "batch"],
+    typer.Option(
+        "--bn", help="Batch-norm statistics: of each batch, re-estimated on train or test images, or running ones."
+    ),
+]
+BatchSizeOption = Annotated[
+    int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
+]
+CalibrationImagesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--calibration-images",
+        min=1,
+        help="With --bn train, re-estimate on the first N training images; by default on all.",
+    ),
+]
+ShrunkOption = Annotated[
+    Path | None, typer.Option("--shrunk", help="Leave out the choices that this record of `shrink` dropped.")
+]
+MaxMacsOption = Annotated[
+    str | None,
+    typer.Option("--max-macs", help="Most MACs of an arch for one image, such as 41M; counted as trained alone."),
+]
 LimitOption = Annotated[
     int | None,
     count_option("--limit", "Use the first N archs of the list only.", most=1_000_000, why="no longer list is read"),

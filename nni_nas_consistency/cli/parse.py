@@ -15,13 +15,16 @@ from typing import Any, Literal, TypeVar
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, InputError
+from nni_nas_consistency.files.arch_lists import read_released
 from nni_nas_consistency.files.checkpoint_header import (
     CheckpointHeader,
     read_checkpoint_header,
     read_weights_header,
 )
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
+from nni_nas_consistency.files.shrinkings import read_shrinking
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
+from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.folder_options import FolderOptions, class_names, resizing_to
 from nni_nas_consistency.search.constraints import CostName
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
@@ -34,7 +37,7 @@ from nni_nas_consistency.systems import (
     shape_of_checkpoint,
     system_of_checkpoint,
 )
-from nni_nas_consistency.training.recipes import RECIPES, Optimization, Phase, Recipe
+from nni_nas_consistency.training.recipes import RECIPES, Loss, Optimization, Phase, Recipe
 
 SpaceWord = Literal[
     "resnet20",
@@ -47,15 +50,32 @@ SpaceWord = Literal[
     "autoformer-small",
     "autoformer-base",
     "autoformer-digits",
+    "spos-cifar",
+    "spos-cifar-blocks",
+    "spos-digits",
+    "spos-digits-blocks",
+    "efficient-cifar",
 ]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "ans-digits", "cvpr2022", "autoformer", "autoformer-digits"]
+RecipeWord = Literal[
+    "nazarick",
+    "short",
+    "ans",
+    "digits",
+    "ans-digits",
+    "cvpr2022",
+    "spos-cifar",
+    "spos-digits",
+    "autoformer",
+    "autoformer-digits",
+]
 PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
 MOST_STEPS = 10_000_000
 MOST_POOLED = 100_000
+MOST_BINS = 100
 
 Value = TypeVar("Value")
 
@@ -145,11 +165,14 @@ def _folder_of(
     """
     assert data.folder is not None
     classes, channels, side = data.shape
-    if not classes:
+    if not classes and trained is not None:
+        side = trained[2]
+    if not classes and trained is not None and words.root is None:
+        classes = trained[0]
+    elif not classes:
         data.check_root(words.root)
         assert words.root is not None
         classes = len(class_names(words.root.expanduser()))
-        side = side if trained is None else trained[2]
     resizing = data.folder.resizing
     if (words.side or side) != resizing.side:
         resizing = replace(resizing_to(words.side or side), interpolation=resizing.interpolation)
@@ -444,6 +467,50 @@ def _phase_of(change: str, phases: int) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
+def shrunk(system: System, record: Path | None) -> System:
+    """Return a system without what a record of `shrink` dropped.
+
+    Raises:
+        FileError: The record cannot be read, or is for a different space.
+    """
+    if record is None:
+        return system
+    return system.without(
+        [dropped for each in read_shrinking(record, system.domain) for dropped in each.dropped.items()]
+    )
+
+
+def always_of(system: System, archs: Path | None, recipe: Recipe) -> tuple[Arch, ...]:
+    """Return the archs of a list that run at every step of the sandwich rule, in its order.
+
+    Raises:
+        FileError: The list cannot be read.
+        InputError: The recipe has another rule or fewer archs per step, or an arch is not drawn from the space.
+    """
+    if archs is None:
+        return ()
+    phase = recipe.phases[-1]
+    if phase.rule != "sandwich":
+        raise InputError(f"--always {archs}: belongs to rule=sandwich, not {phase.rule}; add --set rule=sandwich")
+    entries = read_released(archs, system.codec)
+    for name, entry in entries.items():
+        system.domain.check(entry.arch, name)
+    if len(entries) > phase.n:
+        raise InputError(f"--always {archs}: has {len(entries)} archs, more than the {phase.n} of a step; raise --n")
+    return tuple(entry.arch for entry in entries.values())
+
+
+def calibration_of(data: DataSet, bn: str, count: int | None) -> None:
+    """See that so many training images can be used to re-estimate batch-norm statistics.
+
+    Raises:
+        InputError: There are fewer, or they are not used.
+    """
+    if count is not None and bn != "train":
+        raise InputError(f"--calibration-images {count} belongs to --bn train, not {bn}; leave it out")
+    data.check_count("--calibration-images", count, train=True)
+
+
 def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arch:
     """Return the list of archs, or the arch of a code, of which one is given.
 
@@ -477,10 +544,47 @@ def optimization_of(
     for change in changes:
         name, _, text = change.partition("=")
         if name not in OPTIMIZATION_READERS:
-            raise _no_setting(change, name, OPTIMIZATION_READERS)
+            raise _no_setting(change, name, [*OPTIMIZATION_READERS, *LOSS_READERS, "cutout"])
         optimization = replace(optimization, **{name: _read(change, name, text, *OPTIMIZATION_READERS[name])})
-    optimization.check_rates()
+    optimization.check()
     return optimization
+
+
+def loss_and_augmentation_of(
+    system: System, data: DataSet, changes: Sequence[str]
+) -> tuple[Loss, Augmentation, list[str]]:
+    """Return the loss and the augmentation of archs that are trained alone, and the changes that are for neither.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        changes: Texts like `label_smoothing=0.1` or `cutout=6`; later ones win over earlier ones.
+
+    Raises:
+        InputError: A change has a bad value.
+    """
+    loss, augmentation = system.loss, system.augmentation(data)
+    others = []
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name in LOSS_READERS:
+            loss = replace(loss, **{name: _read(change, name, text, *LOSS_READERS[name])})
+            others += ["label_smoothing=0"] if name == "label_smoothing" else []  # in place of the optimization's
+        elif name == "cutout":
+            augmentation = replace(augmentation, cutout=_read(change, name, text, *_cutout_reader(data.shape[2])))
+        else:
+            others.append(change)
+    return loss, augmentation, others
+
+
+def _cutout_reader(side: int) -> tuple[Callable[[str], int], str]:
+    def read(text: str) -> int:
+        value = _count(text)
+        if value > side:
+            raise ValueError(text)
+        return value
+
+    return read, f"the side of the square in pixels, from 0 for none to {side}, that of the images"
 
 
 def _no_setting(change: str, name: str, allowed: Iterable[str]) -> InputError:
@@ -578,8 +682,27 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
+def _above_zero(text: str) -> float:
+    value = _above_zero_or_none(text)
+    if value is None:
+        raise ValueError(text)
+    return value
+
+
+def _macs_bins_or_none(text: str) -> tuple[float, float, int] | None:
+    if text == "none":
+        return None
+    low, high, bins = text.split(":")
+    if not _number(low) < _number(high) or not 1 <= int(bins) <= MOST_BINS:
+        raise ValueError(text)
+    return float(low), float(high), int(bins)
+
+
 RECIPE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "init": (_one_of("kaiming-fan-out", "torch", "trunc-normal"), "kaiming-fan-out, torch or trunc-normal"),
+    "init": (
+        _one_of("kaiming-fan-out", "torch", "channels-in", "trunc-normal"),
+        "kaiming-fan-out, torch, channels-in or trunc-normal",
+    ),
     "stem_norm": (_one_of("affine", "plain"), "affine or plain"),
 }
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
@@ -593,23 +716,31 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
     "optimizer": (_one_of("sgd", "adamw"), "sgd or adamw"),
-    "schedule": (_one_of("steps", "epochs"), "steps or epochs"),
     "label_smoothing": (_share, "a number of at least 0 and below 1"),
     "mixup": (_number, "a number of at least 0; 0 for none"),
     "cutmix": (_number, "a number of at least 0; 0 for none"),
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
     "warmup_epochs": (_number, "a number of at least 0"),
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
+    "decay": (
+        _one_of("cosine", "cosine-per-epoch", "linear", "linear-per-epoch"),
+        "cosine, cosine-per-epoch, linear or linear-per-epoch",
+    ),
+    "nesterov": ({"true": True, "false": False}.__getitem__, "true or false"),
+}
+LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "label_smoothing": (_share, "a number of at least 0 and below 1"),
+    "logits_scale": (_above_zero, "a number above 0"),
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
     "rule": (
-        _one_of("sandwich", "multi-path", "pool-distillation", "frozen-teacher"),
-        "sandwich, multi-path, pool-distillation or frozen-teacher",
+        _one_of("sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"),
+        "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher",
     ),
     "sampling": (
-        _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool"),
-        "strict-fair, fair, uniform, params, largest or pool",
+        _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"),
+        "strict-fair, fair, uniform, params, largest, pool or macs-bins",
     ),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
@@ -619,6 +750,7 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "rank_weight": (_number, "a number of at least 0"),
     "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
     "pool_size": (_size_or_none, f"a whole number from 1 to {MOST_POOLED:,}, or none"),
+    "macs_bins": (_macs_bins_or_none, f"FROM:TO:BINS in MACs, such as 290e6:360e6:7, 1 to {MOST_BINS} bins; or none"),
 }
 
 

@@ -11,15 +11,21 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_in_journal, progress, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    BatchSizeOption,
     CacheOption,
+    CalibrationImagesOption,
     Checkpoint,
     DataOption,
     DeviceOption,
     DownloadOption,
+    MaxMacsOption,
     OutFile,
     RootOption,
+    ScoringMetricOption,
     SeedOption,
+    ShrunkOption,
     SpaceOption,
+    StatisticsOption,
     TestImagesOption,
     ValFilesOption,
     ValFractionOption,
@@ -63,10 +69,7 @@ def search(
             why="the first population is drawn at random",
         ),
     ] = None,
-    max_macs: Annotated[
-        str | None,
-        typer.Option(help="Most MACs of an arch for one image, such as 41M; counted as trained alone."),
-    ] = None,
+    max_macs: MaxMacsOption = None,
     max_params: Annotated[str | None, typer.Option(help="Most parameters of an arch, such as 250k.")] = None,
     max_latency_ms: Annotated[
         str | None, typer.Option(help="Longest latency of an arch on this machine, in milliseconds.")
@@ -90,6 +93,11 @@ def search(
         Literal["macs", "params", "latency"] | None,
         typer.Option(help="The cost of the Pareto set; by default one that is bounded, else MACs."),
     ] = None,
+    shrunk: ShrunkOption = None,
+    metric: ScoringMetricOption = "loss",
+    bn: StatisticsOption = "batch",
+    batch_size: BatchSizeOption = 512,
+    calibration_images: CalibrationImagesOption = None,
     images: TestImagesOption = None,
     seed: SeedOption = 0,
     overwrite: Annotated[
@@ -115,6 +123,8 @@ def search(
     )
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     data_set.check_count("--images", images, train=False)
+    parse.calibration_of(data_set, bn, calibration_images)
+    system = parse.shrunk(system, shrunk)
     job = jobs.SearchJob(
         system,
         data_set,
@@ -130,6 +140,10 @@ def search(
         latency_file=latency_file,
         pareto=pareto,
         pareto_cost=cost,
+        metric=metric,
+        bn=bn,
+        batch_size=batch_size,
+        calibration_images=calibration_images,
         overwrite=overwrite,
         images=images,
         data_root=data_root,

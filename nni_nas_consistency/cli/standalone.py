@@ -28,6 +28,7 @@ from nni_nas_consistency.cli.options import (
     count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.training.recipes import AlonePrecision
 
 
 def standalone(
@@ -56,6 +57,10 @@ def standalone(
         list[str] | None,
         typer.Option("--set", help="Change a setting: NAME=VALUE, such as batch_size=1024; repeatable."),
     ] = None,
+    precision: Annotated[
+        AlonePrecision,
+        typer.Option(help="Precision of the convolutions, as Lightning names it; 16-mixed is for GPUs."),
+    ] = "32-true",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the accuracies that --out holds, and train anew.")
     ] = False,
@@ -76,17 +81,21 @@ def standalone(
         workers=workers,
     )
     system, data_set = parse.system_and_data(space, data, folder=folder)
+    loss, augmentation, others = parse.loss_and_augmentation_of(system, data_set, changes or [])
     job = jobs.StandaloneJob(
         system,
         data_set,
         parse.archs_of(system, archs, arch),
         out,
-        parse.optimization_of(system, epochs, changes or []),
+        parse.optimization_of(system, epochs, others),
         seeds=seeds,
         limit=limit,
         overwrite=overwrite,
         data_root=data_root,
         download=download,
+        loss=loss,
+        augmentation=augmentation,
+        precision=precision,
         device=device,
         provenance=provenance(command_line(context)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from nni_nas_consistency.cli.options import (
     OutFolder,
     RootOption,
     SeedOption,
+    ShrunkOption,
     SideOption,
     SmallestCropOption,
     SpaceOption,
@@ -28,7 +30,9 @@ from nni_nas_consistency.cli.options import (
     count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.training.processes import rank_of
 
 
 def train(
@@ -130,7 +134,24 @@ def train(
             min=1, help="Validate on the first N test images, at most as many as there are; by default on 1,000."
         ),
     ] = None,
+    shrunk: ShrunkOption = None,
+    always: Annotated[
+        Path | None,
+        typer.Option(
+            help="Arch list: with rule=sandwich, the archs that run at every step, the teacher first; by default the "
+            "largest and the smallest of the space."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
+    devices: Annotated[
+        int,
+        count_option(
+            "--devices",
+            "Processes of this machine that share each batch, by Lightning's DDP; one a GPU.",
+            most=64,
+            why="each process holds all images",
+        ),
+    ] = 1,
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
@@ -148,10 +169,12 @@ def train(
     system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
+    chosen = parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase)
+    system = parse.shrunk(system, shrunk)
     job = jobs.TrainJob(
         system,
         data_set,
-        parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase),
+        chosen,
         out,
         data_root=data_root,
         download=download,
@@ -168,9 +191,17 @@ def train(
         keep_epochs=keep_epochs,
         train_images=train_images,
         val_images=1000 if val_images is None else val_images,
+        always=parse.always_of(system, always, chosen),
         device=device,
+        devices=devices,
         provenance=provenance(command_line(context)),
     )
+    job.check_devices()
+    if devices > 1 and context.obj != sys.argv[1:]:
+        raise InputError(
+            f"--devices {devices} starts this program once more for each device: run it by its command line"
+        )
     with saying_what_is_kept(lambda: kept_of_training(out)):
         checkpoint = jobs.train(job, progress=progress_bar, write=say)
-    print(checkpoint)
+    if rank_of(devices) == 0:
+        print(checkpoint)

@@ -91,9 +91,9 @@ class Images:
         return {}
 
     def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield the images of each draw, uint8 [B, C, H, W]."""
+        """Yield the images of the part of each draw, uint8 [B, C, H, W]."""
         for draw in draws:
-            yield self.x[draw.images]
+            yield self.x[draw.images[draw.mine]]
 
 
 def cifar100(root: str | Path, *, train: bool, download: bool = False) -> Images:

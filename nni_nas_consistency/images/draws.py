@@ -17,11 +17,19 @@ class Draw:
         images: Indices into the data set, int64 [B].
         seed: Seed of the training.
         key: Epoch and index of the batch, which tell its random numbers from those of others.
+        part: Which part of it is made here, (i, n) for the i-th of n from 0; the random numbers are those of the whole.
     """
 
     images: Tensor
     seed: int
     key: tuple[int, ...]
+    part: tuple[int, int] = (0, 1)
+
+    @property
+    def mine(self) -> slice:
+        """The images of the part, as places in the batch."""
+        index, parts = self.part
+        return slice(index * len(self.images) // parts, (index + 1) * len(self.images) // parts)
 
     def generator(self) -> torch.Generator:
         """Return a generator on the CPU for what is drawn for the whole batch."""

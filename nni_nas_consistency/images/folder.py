@@ -106,7 +106,7 @@ class ImageFiles:
         return {"files": self.sha256()}
 
     def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield a batch for each draw: random crops, uint8 [B, 3, side, side], on the device of the labels.
+        """Yield the part of each draw: random crops, uint8 [B, 3, side, side], on the device of the labels.
 
         The crop of image i of a batch is drawn from `SeedSequence(seed, spawn_key=(*key, i))`.
 
@@ -129,7 +129,7 @@ class ImageFiles:
         batches: DataLoader[Decoded] = DataLoader(
             _Decoder(self, transform),
             batch_size=None,
-            sampler=((draw.images.tolist(), draw.seed, draw.key) for draw in draws),
+            sampler=map(_as_integers, draws),
             num_workers=self.workers,
             pin_memory=self.y.device.type == "cuda",
             generator=torch.Generator(),  # by default, every pass would draw from the global one
@@ -140,17 +140,22 @@ class ImageFiles:
             yield decoded.to(self.y.device, non_blocking=True)
 
 
+def _as_integers(draw: Draw) -> tuple[list[int], int, int, tuple[int, ...]]:
+    """Return what goes to a worker: images, place of the first one in its batch, seed and key."""
+    return draw.images[draw.mine].tolist(), draw.mine.start, draw.seed, draw.key
+
+
 class _Decoder(Dataset[Decoded]):
     """Decodes the images of a draw, in whichever process."""
 
     def __init__(self, images: ImageFiles, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images, self.transform = images, transform
 
-    def __getitem__(self, draw: tuple[Sequence[int], int, tuple[int, ...]]) -> Decoded:
-        indices, seed, key = draw
+    def __getitem__(self, draw: tuple[Sequence[int], int, int, tuple[int, ...]]) -> Decoded:
+        indices, first, seed, key = draw
         squares = []
         with torch.random.fork_rng(devices=[]):  # of which torchvision draws
-            for place, index in enumerate(indices):
+            for place, index in enumerate(indices, first):
                 torch.default_generator.manual_seed(seed_of(seed, *key, place))
                 path = self.images.path(index)
                 try:

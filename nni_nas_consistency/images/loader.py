@@ -53,7 +53,7 @@ class TrainingImages(Protocol):
         """Return what tells these images from others of the same data set."""
 
     def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield the images of each draw, uint8 [B, C, H, W], on the device of the labels."""
+        """Yield the images of the part of each draw, uint8 [B, C, H, W], on the device of the labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,7 @@ class EvaluationLoader:
         images: The data set; batches are on its device.
         augmentation: Only its `mean` and `std` are used.
         batch_size: Images per batch, at least 1; the last batch has the images that are left.
+        part: Of n processes, the i-th yields every n-th batch from the i-th on: (i, n) with i from 0.
 
     Raises:
         InputError: `batch_size` is below 1.
@@ -72,17 +73,22 @@ class EvaluationLoader:
     images: Images
     augmentation: Augmentation
     batch_size: int
+    part: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         _check_batch_size(self.batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self.images) // self.batch_size)
+        return len(self._starts())
+
+    def _starts(self) -> range:
+        first, step = self.part
+        return range(first * self.batch_size, len(self.images), step * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images, float32 [B, C, H, W], and labels, int64 [B]."""
-        for start in range(0, len(self.images), self.batch_size):
+        for start in self._starts():
             batch = slice(start, start + self.batch_size)
             yield normalise(self.images.x[batch], self.augmentation), self.images.y[batch]
 
@@ -106,9 +112,11 @@ class TrainingLoader:
         seed: Seed of order and augmentation, at least 0.
         drop_last: Whether a last batch with fewer images is left out.
         mixing: How the images of a batch are mixed, and their labels smoothed.
+        part: Of each batch, yield the i-th of n parts, (i, n) with i from 0, which n processes share; augmented as in
+            the whole batch. A last batch of fewer than n images is left out.
 
     Raises:
-        InputError: `batch_size` or `seed` is out of its range.
+        InputError: `batch_size`, `seed` or `part` is out of its range.
         DataError: There are too few images for one batch.
     """
 
@@ -123,13 +131,21 @@ class TrainingLoader:
         seed: int,
         drop_last: bool = False,
         mixing: Mixing = UNMIXED,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         _check_batch_size(batch_size)
         if seed < 0:
             raise InputError(f"seed is {seed}; it must be at least 0")
+        self._part, parts = part
+        if not 0 <= self._part < parts <= batch_size:
+            raise InputError(
+                f"part {self._part} of {parts} of batches of {batch_size} images does not exist: use a larger batch "
+                "size, or fewer processes"
+            )
         self._images, self._augmentation, self._mixing = images, augmentation, mixing
-        self._batch_size, self._seed = batch_size, seed
-        self._length = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
+        self._batch_size, self._seed, self._parts = batch_size, seed, parts
+        left = len(images) % batch_size
+        self._length = len(images) // batch_size + int(left >= parts and not drop_last)
         if self._length == 0:
             raise DataError(
                 f"{len(images)} images make no batch of {batch_size}: use more images or a smaller batch size"
@@ -149,16 +165,18 @@ class TrainingLoader:
         epoch, first = self._start
         self._start = (epoch + 1, 0)
         order = torch.randperm(len(self._images), generator=generator_of(self._seed, epoch)).to(self._images.y.device)
+        starts = range(first * self._batch_size, self._length * self._batch_size, self._batch_size)
         draws = [
-            Draw(order[batch * self._batch_size : (batch + 1) * self._batch_size], self._seed, (epoch, batch))
-            for batch in range(first, self._length)
+            Draw(order[start : start + self._batch_size], self._seed, (epoch, batch), (self._part, self._parts))
+            for batch, start in enumerate(starts, first)
         ]
         for draw, pixels in zip(draws, self._images.pixels(draws), strict=True):
             batch = draw.key[1]
             self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
             generator = draw.generator()
-            x = augment(pixels, self._augmentation, generator)
-            yield mixed(x, self._images.y[draw.images], self._images.num_classes, self._mixing, generator)
+            x = augment(pixels, self._augmentation, generator, batch=len(draw.images), first=draw.mine.start)
+            labels = self._images.y[draw.images[draw.mine]]
+            yield mixed(x, labels, self._images.num_classes, self._mixing, generator)
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the epoch and index of the batch that comes next."""

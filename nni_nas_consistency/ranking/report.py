@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nni_nas_consistency.files.atomic import write_bytes_atomically, write_text_atomically
 from nni_nas_consistency.files.doors import make_folder
+from nni_nas_consistency.ranking.page import flat, json_value, page_template
 from nni_nas_consistency.ranking.statistics import Consistency, Differences, Interval, ranks
 
 MOST_MISRANKED = 15
@@ -114,8 +113,8 @@ def as_json(report: Report) -> str:
     """Return the whole report as JSON text, with the keys in a fixed order and no NaN or infinity."""
     content = {
         "title": report.title,
-        "settings": _json_value(report.settings),
-        "provenance": _json_value(report.provenance),
+        "settings": json_value(report.settings),
+        "provenance": json_value(report.provenance),
         "score_label": report.score_label,
         "reference_label": report.reference_label,
         "consistency": asdict(report.consistency),
@@ -127,15 +126,8 @@ def as_json(report: Report) -> str:
 
 
 def _page(report: Report, plots: Mapping[str, bytes]) -> str:
-    environment = Environment(
-        loader=PackageLoader("nni_nas_consistency", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = _rows(report)
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         report=report,
         columns=["supernet", *report.baselines],
         table=_table(report),
@@ -143,8 +135,8 @@ def _page(report: Report, plots: Mapping[str, bytes]) -> str:
         explanation=_explanation(report),
         plots={name: b64encode(content).decode("ascii") for name, content in plots.items()},
         misranked=[rows[index] for index in _most_misranked(report)],
-        settings=list(_flat(report.settings)),
-        provenance=list(_flat(report.provenance)),
+        settings=list(flat(report.settings)),
+        provenance=list(flat(report.provenance)),
     )
 
 
@@ -241,27 +233,3 @@ def _most_misranked(report: Report) -> list[int]:
     differences = abs(ranks(report.scores) - ranks(report.reference))
     count = min(MOST_MISRANKED, len(differences) // 5)
     return [int(index) for index in (-differences).argsort(kind="stable")[:count]]
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and text of every value; one inside another mapping is named by both, such as `checkpoint recipe`."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} ")
-        elif isinstance(value, (list, tuple)):
-            yield f"{prefix}{name}", json.dumps(_json_value(value), ensure_ascii=False)
-        else:
-            yield f"{prefix}{name}", str(value)
-
-
-def _json_value(value: object) -> object:
-    """Return `value` as JSON can express it; other types, and numbers that are not finite, become text."""
-    if isinstance(value, Mapping):
-        return {str(name): _json_value(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(item) for item in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    return str(value)

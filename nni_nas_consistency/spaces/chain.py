@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 import nni
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
 import torch
-from nni.mutable import LabeledMutable, Mutable, Sample, SampleValidationError
+from nni.mutable import CategoricalMultiple, LabeledMutable, Mutable, Sample, SampleValidationError
 from nni.mutable.annotation import Constraint
 from nni.nas.nn.pytorch import InputChoice, ModelSpace, MutableModule
 from nni.nas.oneshot.pytorch.strategy import is_supernet
@@ -101,6 +101,26 @@ class ChainSpace(ModelSpace):  # type: ignore[misc]
             if label in variable.sets:
                 return nni.choice(variable.name, list(variable.choices))
         raise ValueError(f"{self.codec.space} has no variable that sets {label!r}; add it to the domain")
+
+    def restrict(self, domain: Domain) -> None:
+        """Leave only the archs of a smaller domain, for samplers and for NNI's strategies; before any other use.
+
+        Modules keep all their candidates, so that weights can be loaded; those of dropped ones are not used.
+
+        Args:
+            domain: The domain of the space without some choices (`Domain.without`).
+
+        Raises:
+            ValueError: It is another space's, or drops inputs of an input choice that takes several.
+        """
+        if domain.codec != self.codec:
+            raise ValueError(f"the domain is that of {domain.codec.space}, not of {self.codec.space}")
+        left = {variable.name: variable.choices for variable in domain.variables}
+        for module in cast("nn.Module", self).modules():
+            for mutable in module.mutables if isinstance(module, MutableModule) else []:
+                for label, leaf in mutable.simplify().items():
+                    _restrict_leaf(leaf, left.get(label))
+        self.domain = domain
 
     def add_mutable(self, mutable: Any) -> Any:
         """Register a mutable, as in NNI. A constraint becomes one of the domain too, so that samplers honour it."""
@@ -280,6 +300,18 @@ def _runs_one_arch(module: nn.Module, *, supernet: bool) -> bool:
     if isinstance(module, BaseSuperNetModule):
         return not isinstance(module, Elastic)
     return supernet and isinstance(module, _BatchNorm)
+
+
+def _restrict_leaf(leaf: Any, choices: tuple[Choice, ...] | None) -> None:
+    """Leave only some choices to a choice of NNI's; None leaves it as it is."""
+    if choices is None or isinstance(leaf, Constraint):
+        return
+    if not isinstance(leaf, CategoricalMultiple):
+        leaf.values = [value for value in leaf.values if value in choices]
+        return
+    if leaf.n_chosen != 1:
+        raise ValueError(f"{leaf.label} takes several inputs, of which none can be dropped")
+    leaf.values = [value for value in leaf.values if (value,) in choices]
 
 
 def constraint_of(mutable: Mutable) -> DomainConstraint:

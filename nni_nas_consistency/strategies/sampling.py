@@ -1,4 +1,4 @@
-"""Which archs a training step uses: uniform, fair, strict fair, by parameters, from a pool.
+"""Which archs a training step uses: uniform, fair, strict fair, by parameters or MACs, from a pool.
 
 All samplers share one protocol: `draw(n)` returns the next n archs, and `state_dict` holds all that later draws depend
 on. Fairness as in FairNAS (Chu et al. 2021, section 3), for variables with different numbers of choices. A variable
@@ -21,6 +21,9 @@ from nni_nas_consistency.files.progress import Progress
 
 TRIES = 1000
 """Draws in a row that break a constraint before the sampler gives up."""
+
+TRIES_OF_A_BIN = 500
+"""Draws in a row outside a bin before any arch is taken."""
 
 Deal: TypeAlias = "Callable[[Variable, list[int]], list[Choice]]"
 """Returns a variable's choice for each of the archs that have it, given their indices."""
@@ -127,6 +130,64 @@ class ParamsSampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self.uniform.load_state_dict(state)
+
+
+class MacsBinsSampler:
+    """Archs whose MACs are spread evenly over a range: a bin is drawn, then a uniform arch in it (SPOS).
+
+    Where no arch of the bin comes up in `TRIES_OF_A_BIN` draws, any uniform arch is taken, as published.
+
+    Args:
+        domain: What is drawn from.
+        generator: Source of randomness.
+        macs: Returns the MACs of an arch.
+        low: Lower end of the first bin, in MACs.
+        high: Upper end of the last bin.
+        bins: How many bins there are.
+
+    Raises:
+        InputError: None of 1000 uniform archs lies in the range.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        generator: torch.Generator,
+        *,
+        macs: Callable[[Arch], int],
+        low: float,
+        high: float,
+        bins: int,
+    ) -> None:
+        self.uniform = UniformSampler(domain, generator)
+        self.macs, self.low, self.high, self.bins = macs, low, high, bins
+        found = [macs(arch) for arch in UniformSampler(domain, torch.Generator().manual_seed(0)).draw(TRIES)]
+        if not any(low <= count <= high for count in found):
+            raise InputError(
+                f"macs_bins from {low:g} to {high:g}: none of {TRIES} archs of {domain.codec.space} lies there; on "
+                f"these images they have {min(found):g} to {max(found):g} MACs: give bins among those"
+            )
+
+    def draw(self, n: int) -> list[Arch]:
+        """Return n archs."""
+        return [self._of_some_bin() for _ in range(n)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state."""
+        return self.uniform.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self.uniform.load_state_dict(state)
+
+    def _of_some_bin(self) -> Arch:
+        width = (self.high - self.low) / self.bins
+        low = self.low + width * int(torch.randint(self.bins, (), generator=self.uniform.generator))
+        for _ in range(TRIES_OF_A_BIN):
+            (arch,) = self.uniform.draw(1)
+            if low <= self.macs(arch) <= low + width:
+                return arch
+        return self.uniform.draw(1)[0]
 
 
 class FairSampler:

@@ -62,17 +62,25 @@ class ConvBN(nn.Module):
         kernel_size: Side of the kernel, in pixels, or a choice; odd numbers. The padding keeps the size at stride 1.
         stride: Stride of the convolution, in pixels.
         groups: 1, or `channels_in` for a depthwise convolution.
+        affine: Whether the batch norm has a scale and a shift.
     """
 
     def __init__(
-        self, channels_in: Any, channels_out: Any, kernel_size: int, *, stride: int = 1, groups: Any = 1
+        self,
+        channels_in: Any,
+        channels_out: Any,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: Any = 1,
+        affine: bool = True,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
         self.conv = MutableConv2d(
             channels_in, channels_out, kernel_size, stride=stride, padding=padding, groups=groups, bias=False
         )
-        self.bn = MutableBatchNorm2d(channels_out)
+        self.bn = MutableBatchNorm2d(channels_out) if affine else MutableBatchNorm2d(channels_out, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features [B, channels out, H, W]."""

@@ -10,14 +10,18 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.space import model_context
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
@@ -26,7 +30,7 @@ from nni_nas_consistency.supernet.active import can_stack
 from nni_nas_consistency.supernet.make import codec_of
 from nni_nas_consistency.training.initialise import initialise
 from nni_nas_consistency.training.lightning import optimizer_of
-from nni_nas_consistency.training.recipes import Init, Optimization
+from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Init, Loss, Optimization
 
 
 def train_alone(
@@ -39,7 +43,10 @@ def train_alone(
     augmentation: Augmentation,
     seed: int,
     init: Init = "torch",
+    loss: Loss = CROSS_ENTROPY,
+    precision: AlonePrecision = "32-true",
     progress: Callable[[int], None] | None = None,
+    report: Callable[[list[float]], None] | None = None,
 ) -> list[float]:
     """Train every arch from scratch and return its top-1 accuracy on the test images, in [0, 1].
 
@@ -55,11 +62,17 @@ def train_alone(
         augmentation: Of the training images.
         seed: Decides first weights, order and augmentation.
         init: How first weights are drawn; see `Recipe`.
-        progress: Is told the number of epochs done after each.
+        loss: What is minimised.
+        precision: `32-true`; or `bf16-mixed` or `16-mixed`, torch's own mixed precision, the latter with scaled
+            gradients, for a GPU.
+        progress: Progress callback; called after every epoch with the number of epochs done.
+        report: Called after every epoch but the last with the accuracies so far.
 
     Raises:
+        InputError: Precision `16-mixed` without a GPU.
         ValueError: Several archs of a space whose archs differ in their modules.
     """
+    mixed = MixedPrecision.of(precision, train.y.device)
     n = len(archs)
     if n > 1 and not can_stack(space, archs):
         raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
@@ -79,15 +92,66 @@ def train_alone(
         torch.manual_seed(seed)
         for epoch in range(1, optimization.epochs + 1):
             for images, labels in batches:
-                logits = _logits(together, images, n)
+                with mixed.autocast():
+                    logits = _logits(together, images, n, mixed)
                 optimizer.zero_grad()
-                # summed over networks, so that each gets the gradient of its own mean loss
-                torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(n, 0)) * n)
-                optimizer.step()
+                mixed.step(_mean_loss(logits, labels, loss) * n, optimizer)  # each network gets the gradient of its own
                 schedule.step()
+            if report is not None and epoch < optimization.epochs:
+                report(_accuracies(together, test, augmentation, n, mixed))
+                together.train()
             if progress is not None:
                 progress(epoch)
-    return _accuracies(together, test, augmentation, n)
+    return _accuracies(together, test, augmentation, n, mixed)
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """Torch's automatic mixed precision, or none.
+
+    Args:
+        device: Kind of the device, `cpu` or `cuda`.
+        dtype: Type of the convolutions; None: none is changed.
+        scaler: Scales the gradients of float16, which would underflow.
+    """
+
+    device: str
+    dtype: torch.dtype | None
+    scaler: GradScaler
+
+    @classmethod
+    def of(cls, precision: AlonePrecision, device: torch.device) -> MixedPrecision:
+        """Return that of a precision.
+
+        Raises:
+            InputError: float16 is asked for without a GPU.
+        """
+        if precision == "16-mixed" and device.type != "cuda":
+            raise InputError("precision '16-mixed' is for a GPU; give '32-true' or 'bf16-mixed'")
+        dtype = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+        return cls(device.type, dtype, GradScaler(device.type, enabled=precision == "16-mixed"))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which convolutions run in the type."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Return images in the memory layout that half precision is fast in: channels last, 1.8 times on a CPU."""
+        return images if self.dtype is None else images.contiguous(memory_format=torch.channels_last)
+
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Run backward, and take a step of the optimizer."""
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+def _mean_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """Return the mean loss of all networks, from logits [B, n, K] and labels [B], or probabilities [B, K]."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if loss.logits_scale == 1 else logits * loss.logits_scale
+    of_networks = labels.repeat_interleave(logits.shape[1], 0)
+    return F.cross_entropy(logits.flatten(0, 1), of_networks, label_smoothing=loss.label_smoothing)
 
 
 def _together(space: ModelSpace, archs: Sequence[Arch], init: Init, seed: int) -> nn.Module:
@@ -127,19 +191,23 @@ def plain_network(space: ModelSpace, arch: Arch) -> nn.Module:
     return network
 
 
-def _logits(together: nn.Module, images: Tensor, n: int) -> Tensor:
+def _logits(together: nn.Module, images: Tensor, n: int, mixed: MixedPrecision) -> Tensor:
     """Return [B, n, K] from images [B, C, H, W] that all n networks see."""
-    logits: Tensor = together(images.repeat(1, n, 1, 1))
+    logits: Tensor = together(mixed.laid_out(images.repeat(1, n, 1, 1)))
     return logits.view(len(images), n, -1)
 
 
 @torch.no_grad()
-def _accuracies(together: nn.Module, test: Images, augmentation: Augmentation, n: int) -> list[float]:
+def _accuracies(
+    together: nn.Module, test: Images, augmentation: Augmentation, n: int, mixed: MixedPrecision
+) -> list[float]:
     together.eval()
     device = next(together.parameters()).device
     right = torch.zeros(n, dtype=torch.long, device=device)
     for images, labels in EvaluationLoader(test, augmentation, 512):
-        right += (_logits(together, images.to(device), n).argmax(-1) == labels.to(device)[:, None]).sum(0)
+        with mixed.autocast():
+            logits = _logits(together, images.to(device), n, mixed)
+        right += (logits.argmax(-1) == labels.to(device)[:, None]).sum(0)
     return [int(count) / len(test) for count in right]
 
 
@@ -183,9 +251,12 @@ def _grouped_conv(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
 @torch.no_grad()
 def _wide_batch_norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
     n, wide = len(norms), max(norm.num_features for norm in norms)
-    together = nn.BatchNorm2d(n * wide, eps=norms[0].eps, momentum=norms[0].momentum).to(norms[0].weight.dtype)
-    together.weight.zero_()
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    affine = norms[0].affine
+    together = nn.BatchNorm2d(n * wide, eps=norms[0].eps, momentum=norms[0].momentum, affine=affine)
+    together.to(next(iter(norms[0].state_dict().values())).dtype)
+    if affine:
+        together.weight.zero_()
+    for name in together.state_dict().keys() - {"num_batches_tracked"}:
         for own, norm in zip(together.state_dict()[name].view(n, wide), norms, strict=True):
             own[: norm.num_features] = norm.state_dict()[name]
     return together
@@ -199,9 +270,12 @@ class GroupedLinear(nn.Module):
         wide = max(layer.in_features for layer in layers)
         weight = [F.pad(layer.weight.detach(), (0, wide - layer.in_features)) for layer in layers]
         self.weight = nn.Parameter(torch.stack(weight))
-        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = nn.Parameter(torch.stack(biases)) if biases else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what every layer makes of its group."""
         own = x.view(len(x), len(self.weight), -1).transpose(0, 1)
-        return torch.baddbmm(self.bias[:, None], own, self.weight.transpose(1, 2)).transpose(0, 1).flatten(1)
+        weight = self.weight.transpose(1, 2)
+        y = torch.bmm(own, weight) if self.bias is None else torch.baddbmm(self.bias[:, None], own, weight)
+        return y.transpose(0, 1).flatten(1)

@@ -22,6 +22,9 @@ def initialise(network: ModelSpace | nn.Module, init: Init, generator: torch.Gen
     """
     if init == "torch":
         return
+    if init == "channels-in":
+        _initialise_by_channels(cast("nn.Module", network), generator)
+        return
     for module in cast("nn.Module", network).modules():
         if init == "trunc-normal" and isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
@@ -30,4 +33,17 @@ def initialise(network: ModelSpace | nn.Module, init: Init, generator: torch.Gen
         else:
             continue
         if module.bias is not None:
+            module.bias.zero_()
+
+
+def _initialise_by_channels(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights as SPOS-CIFAR does; see `Recipe`."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.normal_(0, 1 / module.in_channels, generator=generator)
+        elif isinstance(module, nn.Linear):
+            module.weight.normal_(0, 0.01, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d) and module.bias is not None:
+            module.bias.fill_(1e-4)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
             module.bias.zero_()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -14,18 +16,22 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, Resumed, check_checkpoint
+from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import Optimization
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -60,8 +66,10 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         images, labels = batch
         logits = self(images)
         accuracy = (logits.argmax(-1) == labels).float().mean()
-        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        self.log("val_acc", accuracy, prog_bar=True, batch_size=len(labels))
+        world = self.trainer.world_size
+        counted = len(labels) * world  # Lightning divides the sum over all processes by their number, in integers
+        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=counted, sync_dist=world > 1)
+        self.log("val_acc", accuracy, prog_bar=True, batch_size=counted, sync_dist=world > 1)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its schedule."""
@@ -77,7 +85,13 @@ def optimizer_of(plan: Optimization, parameters: Iterable[nn.Parameter]) -> torc
     """Return the optimizer of a plan, at its peak learning rate."""
     if plan.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=plan.peak_lr, weight_decay=plan.weight_decay)
-    return torch.optim.SGD(parameters, lr=plan.peak_lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=plan.peak_lr,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        nesterov=plan.nesterov,
+    )
 
 
 class StepSeeds(Callback):
@@ -124,7 +138,8 @@ class EpochLines(Callback):
         shown = ("train_loss", "val_acc", "val_acc/largest", "val_acc/smallest")
         values = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.write(f"epoch {epoch}/{epochs}{self.of_phase}  {numbers}  {left} left")
+        if trainer.is_global_zero:
+            self.write(f"epoch {epoch}/{epochs}{self.of_phase}  {numbers}  {left} left")
 
 
 class StepProgress(Callback):
@@ -143,7 +158,7 @@ class StepProgress(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Begin with the first step; a run that goes on begins in the middle of an epoch."""
-        if self.advance is None:
+        if self.advance is None and trainer.is_global_zero:
             batches = int(trainer.num_training_batches)
             left = (cast("int", trainer.max_epochs) - trainer.current_epoch) * batches - batch_idx
             self.advance = self.shown.enter_context(self.show(left, "steps"))
@@ -236,6 +251,21 @@ class AveragedWeights(EMAWeightAveraging):
         self.on_train_end(trainer, pl_module)
 
 
+class HeededSigterm(Callback):
+    """Lets SIGTERM have the effect that it had before the training, where that has several processes.
+
+    Lightning answers it by a collective, which meets the others in the middle of another one.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace Lightning's handler, which it removes itself in the end."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
+
+
 class KeptEpochs(Callback):
     """Keeps the last weights of every epoch, no average, any of which can be scored.
 
@@ -248,6 +278,8 @@ class KeptEpochs(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the supernet as it is now."""
+        if not trainer.is_global_zero:
+            return
         path = self.run.kept_epoch(trainer.current_epoch)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_supernet(path, cast("ModelSpace", pl_module.model), {**self.run.about, "epoch": trainer.current_epoch})
@@ -276,11 +308,14 @@ def training_evaluator(
 
     Raises:
         CheckpointError: The checkpoint to resume from is damaged or was made with other settings.
-        InputError: The warm-up is not shorter than the training.
+        InputError: The warm-up is not shorter than the training, or there are fewer images than devices.
     """
+    if len(val) < run.devices:
+        raise InputError(f"{len(val)} validation image(s) are too few for {run.devices} devices; use more of them")
     resume = run.resume and os.path.lexists(run.last_checkpoint)
     if resume:
         check_checkpoint(run.last_checkpoint, run.identity)
+    part = rank_of(run.devices), run.devices
     batches = TrainingLoader(
         train,
         augmentation,
@@ -288,6 +323,7 @@ def training_evaluator(
         seed=seed,
         drop_last=optimization.drop_last,
         mixing=optimization.mixing,
+        part=part,
     )
     optimization.check_warm_up(len(train))
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
@@ -301,10 +337,11 @@ def training_evaluator(
     trainer = Trainer(
         max_epochs=optimization.epochs,
         accelerator=run.accelerator,
-        devices=1,
+        devices=run.devices,
+        strategy="auto" if run.devices == 1 else DDPStrategy(broadcast_buffers=False),
         precision=run.precision,
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), LightningEnvironment()],
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -315,7 +352,7 @@ def training_evaluator(
         ImageClassifier(optimization, len(batches)),
         trainer,
         train_dataloaders=batches,
-        val_dataloaders=EvaluationLoader(val, augmentation, 500),
+        val_dataloaders=EvaluationLoader(val, augmentation, min(500, len(val) // run.devices), part),
         fit_kwargs={"ckpt_path": str(run.last_checkpoint), "weights_only": True} if resume else {},
     )
 
@@ -328,6 +365,8 @@ def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None)
         EpochLines(run.write, run.phase),
         StepProgress(run.progress),
     ]
+    if run.devices > 1:
+        callbacks.append(HeededSigterm())
     if run.checkpoint_steps is not None:
         callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
     if ema is not None:

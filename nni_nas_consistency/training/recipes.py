@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation, Mixing
 
-Rule = Literal["sandwich", "multi-path", "pool-distillation", "frozen-teacher"]
-Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest", "pool"]
-Start = Literal["as-left", "reordered"]
-Init = Literal["kaiming-fan-out", "torch", "trunc-normal"]
+Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
+Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"]
+Decay = Literal["cosine", "cosine-per-epoch", "linear", "linear-per-epoch"]
 Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["steps", "epochs"]
+Start = Literal["as-left", "reordered"]
+Init = Literal["kaiming-fan-out", "torch", "channels-in", "trunc-normal"]
 StemNorm = Literal["affine", "plain"]
+AlonePrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+MacsBins: TypeAlias = "tuple[float, float, int]"
+"""From how many MACs to how many, and how many bins of equal width are between."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,12 @@ class Optimization:
     The clock of the cosine starts in the epoch in which the warm-up ends, so that it is not quite at its end when the
     training is: rate(e) = end_lr + (lr − end_lr) · ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
 
-    With schedule `epochs`, as transformers are trained, warm-up and cosine are per epoch, the warm-up begins at
-    `end_lr`, and the clock starts with the training: rate(e) = end_lr + (lr − end_lr) · e / warm-up epochs, then
-    end_lr + (lr − end_lr) · ½ (1 + cos(π e / epochs)), which is timm's `CosineLRScheduler`.
-
     With `decay_epochs`, the rate stays at its peak until that many epochs are left, and falls to `end_lr` in a cosine
     per step (warm-up, constant, decay): a training of open length can be gone on with, and ended, at any epoch.
+
+    With decay `cosine-per-epoch`, as transformers are trained, the warm-up is per epoch too, begins at `end_lr`, and
+    the clock starts with the training: rate(e) = end_lr + (lr − end_lr) · e / warm-up epochs, then
+    end_lr + (lr − end_lr) · ½ (1 + cos(π e / epochs)), which is timm's `CosineLRScheduler`.
 
     Args:
         epochs: Passes over the training images.
@@ -49,12 +52,15 @@ class Optimization:
         lr_batch: The batch size that `lr` is meant for; at another one the peak is `lr` · `batch_size` / `lr_batch`
             (Goyal et al. 2017, section 2.1). None: the peak is `lr` at any batch size.
         drop_last: Whether a last batch with fewer images is left out.
+        end_lr: What the cosine falls to, at most `lr`, and in proportion to it at another batch size.
+        nesterov: Whether the momentum is Nesterov's.
+        decay: How the rate falls after the warm-up: `cosine` and `cosine-per-epoch`, as above; `linear`: per step, to 0
+            at the end (with `warmup_epochs`, piecewise linear); `linear-per-epoch`: by the same amount after every
+            epoch.
         optimizer: `sgd`, or `adamw` (Loshchilov & Hutter 2019).
-        schedule: Whether the warm-up is per step, from 0, or per epoch, from `end_lr`; see above.
         label_smoothing: See `Mixing`.
         mixup: See `Mixing`.
         cutmix: See `Mixing`.
-        end_lr: What the cosine falls to, at most `lr`, and in proportion to it at another batch size.
     """
 
     epochs: int
@@ -69,8 +75,9 @@ class Optimization:
     lr_batch: int | None = None
     drop_last: bool = False
     end_lr: float = 0.0
+    nesterov: bool = False
+    decay: Decay = "cosine"
     optimizer: Optimizer = "sgd"
-    schedule: Schedule = "steps"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -82,7 +89,7 @@ class Optimization:
 
     def settings(self) -> dict[str, float | str | None]:
         """Return the fields, as plain JSON values; the newest only where they are used, so that older runs go on."""
-        unused = {"end_lr": 0.0, "optimizer": "sgd", "schedule": "steps"}
+        unused = {"end_lr": 0.0, "nesterov": False, "decay": "cosine", "optimizer": "sgd"}
         unused |= {"label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
         return {name: value for name, value in asdict(self).items() if name not in unused or value != unused[name]}
 
@@ -101,14 +108,20 @@ class Optimization:
 
     def lr_factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step (from 0) as a share of the peak, in [0, 1]."""
-        if self.schedule == "epochs":
-            return self._factor_of_epoch(step // steps_per_epoch, self.warm_up(steps_per_epoch) / steps_per_epoch)
         warm_up = self.warm_up(steps_per_epoch)
+        if self.decay == "cosine-per-epoch":
+            return self._factor_of_epoch(step // steps_per_epoch, warm_up / steps_per_epoch)
         if step < warm_up:
             return step / warm_up
         if self.decay_epochs is not None:
             return self._decay_factor(step / steps_per_epoch)
+        if self.decay == "linear":
+            end = self.epochs * steps_per_epoch
+            return max(end - step, 0) / (end - warm_up)
         warmup_epochs = warm_up // steps_per_epoch
+        if self.decay == "linear-per-epoch":
+            left = self.epochs - step // steps_per_epoch
+            return max(left, 0) / (self.epochs - warmup_epochs)
         clock = step // steps_per_epoch - warmup_epochs - self.peak_epochs
         return self._cosine(clock / self.epochs)
 
@@ -118,7 +131,7 @@ class Optimization:
         return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
 
     def _factor_of_epoch(self, epoch: int, warmup_epochs: float) -> float:
-        """Return the learning rate of an epoch as a share of the peak, by schedule `epochs`."""
+        """Return the learning rate of an epoch as a share of the peak, by decay `cosine-per-epoch`."""
         if epoch >= warmup_epochs:
             return self._cosine(epoch / self.epochs)
         end = self.end_lr / self.lr if self.lr else 0.0
@@ -130,14 +143,23 @@ class Optimization:
             return 1.0
         return self._cosine((epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs)
 
-    def check_rates(self) -> None:
-        """See that the learning rate falls.
+    def check(self) -> None:
+        """See that the settings fit each other.
 
         Raises:
-            InputError: It would end above its peak.
+            InputError: The rate would end above its peak, the constants of a cosine are given for a linear decay, or
+                Nesterov's momentum is none, or AdamW's.
         """
         if self.end_lr > self.lr:
             raise InputError(f"end_lr is {self.end_lr}, above lr, {self.lr}, which falls to it; lower --set end_lr=…")
+        if self.end_lr and self.decay not in ("cosine", "cosine-per-epoch"):
+            raise InputError(f"end_lr belongs to decay=cosine, not {self.decay}, which falls to 0; leave it out")
+        if self.decay != "cosine" and (self.decay_epochs is not None or self.peak_epochs):
+            raise InputError(f"decay_epochs belongs to decay=cosine, not {self.decay}; add --set decay_epochs=none")
+        if self.nesterov and self.optimizer != "sgd":
+            raise InputError(f"nesterov=true belongs to optimizer=sgd, not {self.optimizer}; leave one of them out")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov=true needs a momentum above 0; leave one of them out")
 
     def check_warm_up(self, images: int) -> None:
         """See that the warm-up is shorter than the training.
@@ -167,6 +189,22 @@ class Optimization:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """The loss of a network that is trained alone: cross-entropy with smoothed labels, of scaled logits.
+
+    Args:
+        label_smoothing: Share of the label that all classes have in common, in [0, 1).
+        logits_scale: What the logits are multiplied by; it changes the loss, and no prediction.
+    """
+
+    label_smoothing: float = 0.0
+    logits_scale: float = 1.0
+
+
+CROSS_ENTROPY = Loss()
+
+
+@dataclass(frozen=True)
 class Phase:
     """A part of a recipe: one optimizer, one schedule.
 
@@ -175,6 +213,7 @@ class Phase:
         augmentation: Of the training images; None: that of the data set.
         n: Archs per step.
         rule: `sandwich`: the largest and the smallest arch run at every step, the mean of the losses is minimised.
+            `sampled-teacher`: the same without these two, and the first sampled arch is the teacher.
             `multi-path`: sampled archs alone learn from the labels, the sum of the losses is minimised.
             `pool-distillation`: sampled archs learn from the labels and from the softmax of the largest, which runs
             besides and learns from the labels; the sum of the losses is minimised.
@@ -183,7 +222,7 @@ class Phase:
         sampling: How archs are drawn; `largest`: always the largest; `pool`: those of a pool, by its weights, or in its
             order first and reshuffled each pass.
         distill_from: By the sandwich rule, the epoch, from 0, at which the largest arch becomes the teacher of all
-            others; None: never.
+            others; None: never. Likewise the first arch of `sampled-teacher`.
         grad_clip: Largest gradient norm, or None.
         ema: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992), such as 0.999,
             which takes the place of the last weights when the phase ends; None: the last weights.
@@ -195,6 +234,8 @@ class Phase:
         rank_ramp: Epochs until the rank loss has its weight.
         pool_size: Archs of the pool that is drawn from the space by the seed, uniformly, unless one is given; None: one
             must be given.
+        macs_bins: For `sampling="macs-bins"`, from how many MACs to how many, and how many bins: a bin is drawn, then
+            an arch of it (`strategies.sampling.MacsBinsSampler`).
     """
 
     optimization: Optimization
@@ -210,6 +251,7 @@ class Phase:
     rank_weight: float = 0.0
     rank_ramp: int = 0
     pool_size: int | None = None
+    macs_bins: MacsBins | None = None
 
     def for_epochs(self, epochs: int) -> Phase:
         """Return the same phase at another length; warm-up, ramps and the teacher's epoch change in proportion."""
@@ -233,7 +275,12 @@ class Phase:
         Raises:
             InputError: A setting belongs to another rule, or there are too few archs per step.
         """
-        if self.rule != "sandwich" and self.distill_from is not None:
+        self.optimization.check()
+        if self.sampling == "macs-bins" and self.macs_bins is None:
+            raise InputError("sampling=macs-bins needs bins: add --set macs_bins=FROM:TO:BINS, such as 290e6:360e6:7")
+        if self.sampling != "macs-bins" and self.macs_bins is not None:
+            raise InputError(f"macs_bins belongs to sampling=macs-bins, not {self.sampling}; leave it out")
+        if self.rule not in ("sandwich", "sampled-teacher") and self.distill_from is not None:
             raise InputError(f"distill_from belongs to rule=sandwich, not {self.rule}; add --set distill_from=never")
         if self.rule != "frozen-teacher" and (self.sandwich_ramp is not None or self.rank_weight):
             raise InputError(
@@ -241,7 +288,6 @@ class Phase:
             )
         if self.sampling != "pool" and self.pool_size is not None:
             raise InputError(f"pool_size belongs to sampling=pool, not {self.sampling}; add --set pool_size=none")
-        self.optimization.check_rates()
         if self.rule == "sandwich" and self.n < 2:
             raise InputError(
                 f"n is {self.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
@@ -266,6 +312,7 @@ class Phase:
             "rank_weight": self.rank_weight,
             "rank_ramp": self.rank_ramp,
             "pool_size": self.pool_size,
+            **({} if self.macs_bins is None else {"macs_bins": ":".join(f"{part:g}" for part in self.macs_bins)}),
         }
         return {name: value for name, value in settings.items() if name != "pool_size" or value is not None}
 
@@ -278,8 +325,9 @@ class Recipe:
         name: Its word on the command line.
         init: How fresh weights are drawn. `kaiming-fan-out`: convolutions and linear layers uniform in
             ±√3 · √2 / √fan_out (He et al. 2015), biases 0, batch norms 1 and 0. `torch`: torch's own, which is 2.4
-            times smaller for a 3×3 conv of 64 channels. `trunc-normal`: linear layers normal with standard deviation
-            .02, biases 0, as vision transformers are begun with; the rest is torch's own.
+            times smaller for a 3×3 conv of 64 channels. `channels-in`: convolutions normal with a standard deviation
+            of 1 / input channels, linear layers with 0.01, shifts of batch norms 1e-4, other biases 0. `trunc-normal`:
+            linear layers normal with a standard deviation of 0.02, biases 0, as vision transformers are begun with.
         phases: One after the other, each from the weights that the last one left.
         command: What trains it.
         reached: What it reached, and where that was measured.
@@ -297,6 +345,19 @@ class Recipe:
     def for_epochs(self, epochs: int) -> Recipe:
         """Return the same recipe with another length of its last phase."""
         return replace(self, phases=(*self.phases[:-1], self.phases[-1].for_epochs(epochs)))
+
+    def for_a_moment(self) -> Recipe:
+        """Return the same recipe with one epoch a phase and no warm-up, to see how long its steps take."""
+        phases = []
+        for phase in self.phases:
+            short = phase.for_epochs(1) if phase.optimization.epochs else phase
+            phases.append(replace(short, optimization=replace(short.optimization, warmup_steps=0, warmup_epochs=0.0)))
+        return replace(self, phases=tuple(phases))
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps on so many training images, of all phases."""
+        runs = (phase.optimization for phase in self.phases)
+        return sum(run.epochs * run.steps_per_epoch(images) for run in runs)
 
     def from_phase(self, first: int) -> Recipe:
         """Return the same recipe without the phases before one, which keep their place with 0 epochs.
@@ -525,6 +586,42 @@ at full strength from the first epoch it diverged on ImageNet); PReLU .807 and M
 resnet48-prelu`, `resnet48-mish`); the rank loss guided by FLOPs .833 (`--set rank_weight=2 --set rank_ramp=20`).
 """
 
+SPOS_CIFAR = Recipe(
+    "spos-cifar",
+    "channels-in",
+    (
+        Phase(
+            Optimization(
+                epochs=40, batch_size=512, lr=0.4, warmup_steps=0, weight_decay=5e-4, decay="linear-per-epoch"
+            ),
+            None,
+            n=1,
+            rule="multi-path",
+            sampling="uniform",
+            distill_from=None,
+            grad_clip=None,
+        ),
+    ),
+    command="nni-consistency train --space spos-cifar --precision bf16-mixed --data-root data --out runs/spos-cifar",
+    reached="not run here at full width; see examples/spos_cifar",
+)
+"""Single path one-shot on CIFAR: one uniform arch per step. `--set sampling=macs-bins --set macs_bins=290e6:360e6:7`
+draws archs of few MACs, evenly."""
+
+SPOS_DIGITS = Recipe(
+    "spos-digits",
+    "channels-in",
+    (
+        replace(
+            SPOS_CIFAR.phases[0],
+            optimization=replace(SPOS_CIFAR.phases[0].optimization, batch_size=64, lr=0.1),
+        ),
+    ),
+    command="nni-consistency train --space spos-digits --out runs/spos-digits",
+    reached="see examples/spos_cifar",
+)
+"""Recipe spos-cifar at the size of the digits: batches of 64, and a smaller rate."""
+
 SCRATCH_AUTOFORMER = Optimization(
     epochs=500,
     batch_size=256,
@@ -533,7 +630,7 @@ SCRATCH_AUTOFORMER = Optimization(
     warmup_epochs=20,
     weight_decay=0.05,
     optimizer="adamw",
-    schedule="epochs",
+    decay="cosine-per-epoch",
     end_lr=1e-5,
     label_smoothing=0.1,
     mixup=0.8,
@@ -576,7 +673,7 @@ AUTOFORMER_DIGITS = Recipe(
                 warmup_epochs=2,
                 weight_decay=0.05,
                 optimizer="adamw",
-                schedule="epochs",
+                decay="cosine-per-epoch",
                 end_lr=1e-5,
             ),
             DIGITS_TEST,
@@ -595,7 +692,40 @@ AUTOFORMER_DIGITS = Recipe(
 STANDALONE_AUTOFORMER_DIGITS = AUTOFORMER_DIGITS.phases[0].optimization
 """How the reference accuracies of toy transformers are trained."""
 
-RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED, ANS_DIGITS, SUPERNET_2022, AUTOFORMER, AUTOFORMER_DIGITS)
+RECIPES = (
+    NAZARICK,
+    SHORT,
+    ANS,
+    EMBEDDED,
+    ANS_DIGITS,
+    SUPERNET_2022,
+    SPOS_CIFAR,
+    SPOS_DIGITS,
+    AUTOFORMER,
+    AUTOFORMER_DIGITS,
+)
+
+STANDALONE_FAST = Optimization(
+    epochs=24,
+    batch_size=512,
+    lr=0.4,
+    warmup_steps=0,
+    warmup_epochs=5,
+    weight_decay=5e-4,
+    nesterov=True,
+    decay="linear",
+)
+"""The fast training of SPOS-CIFAR's tuned network; with `FAST_LOSS` and the augmentation `CIFAR10_FAST`.
+
+`nni-consistency standalone --space efficient-cifar --data cifar10 --arch 64-128-256-512 --precision 16-mixed
+--data-root data --out runs/fast`. Published for CIFAR-10: 94 % in 35 of 50 runs, median 94.08 %, 79 s on one V100; not
+run here.
+"""
+
+FAST_LOSS = Loss(logits_scale=0.125)
+
+STANDALONE_SPOS_DIGITS = replace(STANDALONE_FAST, epochs=12, batch_size=64, lr=0.1, warmup_epochs=3)
+"""`STANDALONE_FAST` at the size of the digits."""
 
 STANDALONE_CIFAR100 = Optimization(epochs=300, batch_size=128, lr=0.1, warmup_steps=2000, weight_decay=5e-4)
 """How the reference accuracies of 2021 were trained, with the augmentation `CIFAR100_TRAIN`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,7 @@ from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.supernet.active import can_stack
 from nni_nas_consistency.supernet.make import codec_of
 from nni_nas_consistency.training.alone import train_alone
-from nni_nas_consistency.training.recipes import Init, Optimization
+from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Init, Loss, Optimization
 
 MADE_BY_REFERENCES = ("seeds", "about.json", "reference.json")
 """What is written into the folder."""
@@ -56,7 +57,10 @@ def train_references(
     identity: Mapping[str, Json] = MappingProxyType({}),
     init: Init = "torch",
     overwrite: bool = False,
+    loss: Loss = CROSS_ENTROPY,
+    precision: AlonePrecision = "32-true",
     progress: ShowProgress = silent,
+    report: Callable[[list[float]], None] | None = None,
 ) -> Path:
     """Train every arch alone with seeds 0 … seeds−1 and return the path of the mean accuracies.
 
@@ -73,7 +77,10 @@ def train_references(
         identity: What else decides the accuracies, such as the name of the data set.
         init: How first weights are drawn; see `Recipe`.
         overwrite: Whether seeds of other settings in the folder are deleted first.
+        loss: What is minimised.
+        precision: Precision of the convolutions; see `train_alone`.
         progress: Shows the progress.
+        report: Called after every epoch but the last with the accuracies of the archs that train side by side.
 
     Raises:
         InputError: The folder holds seeds of other archs or settings.
@@ -85,15 +92,12 @@ def train_references(
         "optimization": dict(optimization.settings()),
         "augmentation": json.loads(json.dumps(asdict(augmentation))),
         **({} if init == "torch" else {"init": init}),
+        **({} if loss == CROSS_ENTROPY else {"loss": asdict(loss)}),
+        **({} if precision == "32-true" else {"precision": precision}),
         **identity,
     }
-    how: dict[str, Any] = {
-        "optimization": optimization,
-        "train": train,
-        "test": test,
-        "augmentation": augmentation,
-        "init": init,
-    }
+    how: dict[str, Any] = {"optimization": optimization, "train": train, "test": test, "augmentation": augmentation}
+    how |= {"init": init, "loss": loss, "precision": precision, "report": report}
     with open_run(folder, settings, made_here=MADE_BY_REFERENCES, results=FINISHED, overwrite=overwrite):
         check_output_folder(folder / "seeds")
         check_output_folder(folder, ("about.json", "reference.json"))
@@ -102,16 +106,20 @@ def train_references(
         epochs = len(bundles) * optimization.epochs
         paths = [folder / "seeds" / f"{seed}.json" for seed in range(seeds)]
         columns = {path: _finished(path, space, archs) for path in paths if os.path.lexists(path)}
+        seconds: dict[str, float] = {}
         with progress((seeds - len(columns)) * epochs, "epochs") as advance:
             for seed, path in enumerate(paths):
                 if path in columns:
                     continue
+                begun = time.monotonic()
                 accuracies: list[float] = []
                 for bundle in bundles:
                     accuracies += train_alone(space, bundle, seed=seed, progress=lambda epoch: advance(1), **how)
                 _write_seed(path, archs, accuracies)
+                seconds[str(seed)] = round(time.monotonic() - begun, 1)
                 columns[path] = _finished(path, space, archs)
         told = {"optimization": optimization.settings(), "augmentation": asdict(augmentation), "seeds": seeds}
+        told |= {"loss": asdict(loss), "precision": precision, "seconds_of_seeds_trained_now": seconds}
         return _write_means(folder, archs, np.array([columns[path] for path in paths]).T, {**about, **told})
 
 

@@ -36,6 +36,8 @@ class TrainingRun:
         progress: Shows the progress, counted in steps.
         precision: Lightning's word for it, such as `32-true` or `bf16-mixed`.
         accelerator: Lightning's word for the device kind, such as `cpu`, `gpu`, `auto`.
+        devices: Processes that share each batch, by Lightning's DDP: this program is started once more for each but the
+            first; see `training.processes`.
         write: Writes a line of text: one an epoch, with what it reached and the time left.
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         about: What made the weights, for those checkpoints.
@@ -50,6 +52,7 @@ class TrainingRun:
     progress: ShowProgress = silent
     precision: str = "32-true"
     accelerator: str = "auto"
+    devices: int = 1
     write: Callable[[str], None] = print
     keep_epochs: bool = False
     about: Mapping[str, Json] = field(default_factory=dict)

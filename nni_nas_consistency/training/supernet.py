@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from nni.nas.evaluator.pytorch import Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.archs.pool import Pool
-from nni_nas_consistency.errors import InputError, Terminated
+from nni_nas_consistency.errors import Diverged, InputError, Terminated
 from nni_nas_consistency.files.atomic import cannot_be_written
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import TrainingImages
@@ -29,6 +31,7 @@ from nni_nas_consistency.spaces.reorder import reorder_inner_channels
 from nni_nas_consistency.strategies.oneshot import FrozenTeacher, SandwichStrategy, Stacking, check_sharing
 from nni_nas_consistency.strategies.sampling import (
     FairSampler,
+    MacsBinsSampler,
     ParamsSampler,
     PoolSampler,
     Sampler,
@@ -41,6 +44,7 @@ from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.training.initialise import initialise
 from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
+from nni_nas_consistency.training.processes import no_process_left, process_group, rank_of
 from nni_nas_consistency.training.recipes import Phase, Recipe, Rule, StemNorm
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -65,6 +69,7 @@ def train_supernet(
     params: Callable[[Arch], int] | None = None,
     sharing: Sharing | None = None,
     pools: Mapping[int, Pool] | None = None,
+    always: Sequence[Arch] | None = None,
 ) -> AnySpace:
     """Train a space as a supernet by a recipe, through `RetiariiExperiment`, and return the supernet.
 
@@ -80,12 +85,15 @@ def train_supernet(
         params: The parameters of an arch that is trained alone, for recipes that draw archs by them.
         sharing: How archs share weights; None: as in the supernet that is given, else one kernel per layer.
         pools: Phase → pool, for phases that draw from one; others draw theirs as `Phase.pool_size` says.
+        always: By the sandwich rule, the archs that run at every step, the teacher first; None: the largest and the
+            smallest of the space.
 
     Raises:
         NonFiniteLoss: The training diverged.
-        RuntimeError: It ended at a loss far above that of guessing.
+        Diverged: It ended at a loss far above that of guessing.
         InputError: A checkpoint cannot be gone on from, the warm-up is not shorter than the training, settings of the
-            recipe do not fit each other or the space, a pool is missing, or the space cannot share weights so.
+            recipe do not fit each other or the space, a pool is missing, the space cannot share weights so, or
+            something else has started the processes of `run.devices`.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
@@ -96,23 +104,29 @@ def train_supernet(
         initialise(supernet, recipe.init, torch.Generator().manual_seed(seed))
     else:
         check_sharing(space, sharing)
-    for index, phase in enumerate(recipe.phases):
-        if not phase.optimization.epochs:
-            continue
-        of_phase = run
-        if len(recipe.phases) > 1:
-            of_phase = replace(run, folder=run.folder / f"phase{index}", phase=index)
-        generator, pool = torch.Generator().manual_seed(seed), None
-        if phase.sampling == "pool":
-            pool = (pools or {}).get(index) or _drawn_pool(phase, domain_of(space), seed)
-        sampler = sampler_of(phase, domain_of(space), generator, params, pool)
-        teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
-        if phase.start == "reordered":
-            reorder_inner_channels(space)
-        with _stem_norm(space, recipe.stem_norm):
-            _train_phase(space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking)
-        if index < len(recipe.phases) - 1:
-            _keep_end(of_phase, space)
+    if run.precision == "64-true":  # Lightning converts it later than it loads a checkpoint, in half the digits
+        cast("nn.Module", space).double()
+    with process_group(run.devices):
+        for index, phase in enumerate(recipe.phases):
+            if not phase.optimization.epochs:
+                continue
+            of_phase = run
+            if len(recipe.phases) > 1:
+                of_phase = replace(run, folder=run.folder / f"phase{index}", phase=index)
+            generator, pool = torch.Generator().manual_seed(seed), None
+            if phase.sampling == "pool":
+                pool = (pools or {}).get(index) or _drawn_pool(phase, domain_of(space), seed)
+            sampler = sampler_of(phase, domain_of(space), generator, params, pool, macs_of(space))
+            teacher = _frozen_teacher(space, phase) if phase.rule == "frozen-teacher" else None
+            if phase.start == "reordered":
+                reorder_inner_channels(space)
+            fixed = always if phase.rule == "sandwich" else None
+            with _stem_norm(space, recipe.stem_norm):
+                _train_phase(
+                    space, phase, teacher, sampler, train, val, seed=seed, run=of_phase, stacking=stacking, always=fixed
+                )
+            if index < len(recipe.phases) - 1 and rank_of(run.devices) == 0:
+                _keep_end(of_phase, space)
     return space
 
 
@@ -170,6 +184,7 @@ def _train_phase(
     seed: int,
     run: TrainingRun,
     stacking: Stacking,
+    always: Sequence[Arch] | None,
 ) -> None:
     if phase.augmentation is None:
         raise InputError("the recipe leaves the augmentation to the data set; give it with Recipe.for_data")
@@ -180,14 +195,18 @@ def _train_phase(
         phase.n,
         rule=phase.rule,
         teacher=teacher,
+        always=always,
         sampler=sampler,
         distill_from=phase.distill_from,
         grad_clip=phase.grad_clip,
         stacking=stacking,
         seed=seed,
     )
+    rank = rank_of(run.devices)
+    log = run.folder / (f"nni-{rank}" if rank else "nni")
     try:
-        finished = run_in_process(space, evaluator, strategy, folder=run.folder / "nni")
+        with no_process_left(evaluator.trainer):
+            finished = run_in_process(space, evaluator, strategy, folder=log)
     except SIGTERMException:  # a SystemExit without a code, which would end the process as if all were done
         finished = False
     except OSError as error:  # Lightning's metrics
@@ -203,10 +222,17 @@ def _check_learnt(trainer: Trainer, guessing: float) -> None:
     """Refuse a supernet whose loss at the end is far above that of guessing."""
     loss = next(callback.loss for callback in trainer.callbacks if isinstance(callback, LastLoss))
     if loss > WORSE_THAN_GUESSING * guessing:
-        raise RuntimeError(
+        raise Diverged(
             f"the training ended at a loss of {loss:.3g}, where guessing has {guessing:.2f}: it diverged; lower the "
             "learning rate or lengthen the warm-up"
         )
+
+
+def macs_of(space: ModelSpace) -> Callable[[Arch], int] | None:
+    """Return what counts the MACs of an arch of a space, or None if its links do not know them."""
+    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
+        return None
+    return lambda arch: space.complexity(arch).macs
 
 
 def sampler_of(
@@ -215,6 +241,7 @@ def sampler_of(
     generator: torch.Generator,
     params: Callable[[Arch], int] | None = None,
     pool: Pool | None = None,
+    macs: Callable[[Arch], int] | None = None,
 ) -> Sampler:
     """Return the sampler that a phase names.
 
@@ -224,10 +251,12 @@ def sampler_of(
         generator: Where the randomness comes from.
         params: The parameters of an arch that is trained alone, for `sampling="params"`.
         pool: The archs of `sampling="pool"`.
+        macs: The MACs of an arch, for `sampling="macs-bins"`.
 
     Raises:
-        InputError: The phase draws from a pool and there is none; archs shall be drawn by their parameters, which
-            nobody counts or no largest arch bounds; or strict fairness is asked of a space with constraints.
+        InputError: The phase draws from a pool and there is none; archs shall be drawn by their parameters or MACs,
+            which nobody counts, no largest arch bounds, or of which no bin has any; or strict fairness is asked of a
+            space with constraints.
     """
     if phase.sampling == "strict-fair":
         return strict_fair_sampler(domain, generator)
@@ -243,6 +272,11 @@ def sampler_of(
         if pool is None:
             raise InputError("archs shall be drawn from a pool: give it")
         return PoolSampler(pool.archs, generator, weights=pool.weights)
+    if phase.sampling == "macs-bins":
+        if macs is None or phase.macs_bins is None:
+            raise InputError(f"{domain.codec.space} does not know the MACs of its archs; name another sampling")
+        low, high, count = phase.macs_bins
+        return MacsBinsSampler(domain, generator, macs=macs, low=low, high=high, bins=count)
     if params is None:
         raise InputError("archs shall be drawn by their parameters: give train_supernet params, which counts them")
     return ParamsSampler(domain, generator, params=params)
