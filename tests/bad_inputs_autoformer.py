@@ -35,6 +35,11 @@ SETTINGS = [
 ]
 OF_CHAINS = [
     BadInput("batch norm where there is none", f"{OF_TOY} --bn batch", ("bn batch", "no batch norms", "--bn")),
+    BadInput(
+        "a search with batch norm where there is none",
+        "search --checkpoint autoformer.safetensors --bn train --out out.json",
+        ("--bn train", "autoformer-digits have no batch norms"),
+    ),
     BadInput("orders without batch norm", f"{OF_TOY} --orders 2", ("orders 2", "no batch norms", "--orders")),
     BadInput("prefixes of no chain", f"{OF_TOY} --scorer prefix", ("scorer prefix", "is no chain", "--scorer")),
     BadInput("kernels of no chain", f"{TRAIN} --sharing conv=end", ("sharing conv=end", "is no chain", "leave it out")),

@@ -110,9 +110,11 @@ ScoringMetricOption = Annotated[
     Literal["loss", "acc"], typer.Option("--metric", help="Score archs by negative cross-entropy or accuracy.")
 ]
 StatisticsOption = Annotated[
-    Literal["supernet", "train", "test", "batch"],
+    Literal["supernet", "train", "test", "batch"] | None,
     typer.Option(
-        "--bn", help="Batch-norm statistics: of each batch, re-estimated on train or test images, or running ones."
+        "--bn",
+        help="Batch-norm statistics: of each batch (the default where there are batch norms), re-estimated on train or "
+        "test images, or running ones.",
     ),
 ]
 BatchSizeOption = Annotated[

@@ -500,6 +500,19 @@ def always_of(system: System, archs: Path | None, recipe: Recipe) -> tuple[Arch,
     return tuple(entry.arch for entry in entries.values())
 
 
+def statistics_of(system: System, bn: str | None, default: str) -> Any:
+    """Return the word of the batch-norm statistics: what is given, else the default, else none are needed.
+
+    Raises:
+        InputError: Some are chosen, and the networks of the space have no batch norms.
+    """
+    if system.has_batch_norm:
+        return default if bn is None else bn
+    if bn is not None:
+        raise InputError(f"--bn {bn}: the networks of {system.space} have no batch norms; leave it out")
+    return "supernet"
+
+
 def calibration_of(data: DataSet, bn: str, count: int | None) -> None:
     """See that so many training images can be used to re-estimate batch-norm statistics.
 
