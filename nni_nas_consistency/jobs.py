@@ -265,15 +265,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     return path
 
 
-def _check_macs_bins(recipe: Recipe, space: ChainSpace) -> None:
+def _check_macs_bins(recipe: Recipe, space: ModelSpace) -> None:
     """See that there are archs in the bins of MACs that a recipe draws from."""
     import torch
 
+    from nni_nas_consistency.spaces.hub import domain_of
     from nni_nas_consistency.training.supernet import macs_of, sampler_of
 
     for phase in recipe.phases:
         if phase.sampling == "macs-bins":
-            sampler_of(phase, space.domain, torch.Generator(), macs=macs_of(space))
+            sampler_of(phase, domain_of(space), torch.Generator(), macs=macs_of(space))
 
 
 def _run_of(
@@ -1938,7 +1939,7 @@ def fit(
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     job.optimization.check_warm_up(len(images))
-    settings = job.settings() | job.data.settings() | images.identity() | from_weights
+    settings = job.settings() | job.data.settings(train=True) | images.identity() | from_weights
     settings |= {"images": len(images), "image_size": side}
     torch.manual_seed(job.seed)
     path = job.out / "network.safetensors"
