@@ -1572,11 +1572,13 @@ ENSEMBLES = [
 ]
 
 from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
+from bad_inputs_autoformer import AUTOFORMER  # noqa: E402
 from bad_inputs_folders import FOLDERS  # noqa: E402
 from bad_inputs_machines import MACHINES  # noqa: E402 - it needs the words above
 from bad_inputs_study import STUDY_ROWS  # noqa: E402
 
 BAD_INPUTS = [
+    *AUTOFORMER,
     *MACHINES,
     *FOLDERS,
     *ANS_ROWS,
