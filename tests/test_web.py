@@ -119,7 +119,7 @@ def test_what_is_wider_than_the_screen_is_scrolled_by_the_keyboard(narrow):
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """Two released archs, scored by trials of NNI's local training service: address of the page, archs."""
+    """Two released archs, scored by trials of NNI's local training service: address of the page, archs, scores."""
     folder = tmp_path_factory.mktemp("experiment")
     supernet = tiny_supernet(torch.float32)
     save_supernet(folder / "supernet.safetensors", supernet, {})
@@ -133,12 +133,13 @@ def experiment(tmp_path_factory):
     config.experiment_name = "two released archs"
     with pytest.MonkeyPatch.context() as patch:
         keep_nni_in(folder, patch)
-        run_of_nni, port = RetiariiExperiment(tiny_space(), evaluator, ReleasedArchs(archs), config), free_port()
+        strategy, port = ReleasedArchs(archs), free_port()
+        run_of_nni = RetiariiExperiment(tiny_space(), evaluator, strategy, config)
         try:
             run_of_nni.run(None, port)
             assert listening_addresses(port) == {"127.0.0.1"}
             wait_for(lambda: finished(run_of_nni), seconds=300)
-            yield f"http://127.0.0.1:{port}", archs, [trial.value for trial in run_of_nni.export_data()]
+            yield f"http://127.0.0.1:{port}", archs, list(strategy.scores().values())
         finally:
             run_of_nni.stop()
     assert listening_addresses(port) == set()
@@ -153,7 +154,7 @@ def finished(run_of_nni):
 def trials(experiment, browser):
     """The page of the trials; what it asks of other servers is refused."""
     address, _, _ = experiment
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context = browser.new_context(viewport={"width": 1280, "height": 1280})
     context.route(lambda url: not url.startswith(f"{address}/"), lambda route: route.abort())
     page = context.new_page()
     page.goto(f"{address}/detail")

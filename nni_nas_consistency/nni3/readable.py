@@ -61,7 +61,8 @@ class ReadableModelSpace(SimplifiedModelSpace):  # type: ignore[misc]
         name = {} if self.arch_name is None else {"arch": self.arch_name}
         text = nni.dump(fields, pickle_size_limit=LARGEST_PICKLE)
         choices = {label: str(each) if isinstance(each, list) else each for label, each in self.sample.items()}
-        return {**choices, **name, "code": self.code_of(self.sample), MODEL: text}
+        readable = {**name, "code": self.code_of(self.sample)}
+        return {**readable, **choices, **readable, MODEL: text}  # first of all the name, whatever labels there are
 
     @classmethod
     def _load(cls, **fields: Any) -> ReadableModelSpace:
