@@ -55,7 +55,7 @@ types: install
 # the site, into site/: open site/index.html; a broken link ends it with an error
 docs: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # every number in README and docs against the committed result files
 docs-check: install
