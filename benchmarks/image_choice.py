@@ -22,7 +22,7 @@ from torch import Tensor
 from nni_nas_consistency.cli.console import progress
 from nni_nas_consistency.cli.parse import system_and_data
 from nni_nas_consistency.jobs import first_archs, load_trained
-from nni_nas_consistency.scoring.image_choice import choose_images, scores_of_images
+from nni_nas_consistency.scoring.image_choice import scores_of_images, select_images
 from nni_nas_consistency.scoring.images import image_scoring
 
 
@@ -61,7 +61,7 @@ def agreement(scores: Tensor, count: int, splits: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(split)
         order = torch.randperm(len(scores), generator=generator)
         choosing, checking = scores[order[::2]], scores[order[1::2]]
-        chosen.append(tau(checking, choose_images(choosing, count, generator)))
+        chosen.append(tau(checking, select_images(choosing, count, generator)))
         random.append(tau(checking, torch.randperm(scores.shape[1], generator=generator)[:count]))
     return {f"kendall_chosen_of_{count}": median(chosen), f"kendall_random_of_{count}": median(random)}
 

@@ -27,7 +27,7 @@ from .strategies.sampling import (
     UniformSampler,
     strict_fair_sampler,
 )
-from .strategies.steps import label_step, multi_path_step, sandwich_step
+from .strategies.steps import label_step, multi_path_step, pool_distillation_step, sandwich_step
 from .supernet.active import active_subnet
 from .supernet.checkpoint import load_supernet, save_supernet
 from .supernet.extract import sub_state_dict
@@ -76,6 +76,7 @@ __all__ = [
     "make_supernet",
     "multi_path_step",
     "pearson",
+    "pool_distillation_step",
     "rank_consistency",
     "read_released",
     "read_scores",

@@ -14,6 +14,10 @@ class Terminated(BaseException):
     """The process is asked to end (SIGTERM), as a KeyboardInterrupt asks it; the command line ends with 143."""
 
 
+class Diverged(RuntimeError):
+    """A training diverged: its loss or its scores are not finite, or far from those of any result."""
+
+
 class ArchError(InputError):
     """A code or sample that its search space does not allow."""
 

@@ -8,30 +8,58 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from nni_nas_consistency.errors import FileError, InputError
-from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.archs.codecs import Codec, WidthCodec
+from nni_nas_consistency.errors import Diverged, FileError, InputError, MatchError
+from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_bytes_atomically
-from nni_nas_consistency.files.checkpoint_header import checkpoint_path
+from nni_nas_consistency.files.checkpoint_header import checkpoint_path, read_checkpoint_header
 from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
+from nni_nas_consistency.files.locks import locked
+from nni_nas_consistency.files.pools import pool_sha256, read_pool
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.run_folder import check_run_folder, identity_of, open_run
-from nni_nas_consistency.files.score_files import beside, journal_beside, read_table, read_table_and_provenance
+from nni_nas_consistency.files.score_files import (
+    ScoreFile,
+    beside,
+    journal_beside,
+    read_scores,
+    read_table,
+    read_table_and_provenance,
+    submission,
+    write_scores,
+)
 from nni_nas_consistency.files.shrinkings import Round, read_shrinking
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.search.constraints import Bounds, Constraint, CostName, smallest_arch
 from nni_nas_consistency.search.pareto import Candidate, pareto_set, write_pareto
+from nni_nas_consistency.studies.results import (
+    MEASURES,
+    Result,
+    check_study_folder,
+    digest_of,
+    open_study_folder,
+    read_result,
+    write_result,
+)
+from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
 from nni_nas_consistency.systems import DataSet, System
+from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
@@ -39,14 +67,19 @@ if TYPE_CHECKING:
 
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.archs.cost import Cost
+    from nni_nas_consistency.archs.pool import Pool
+    from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.files.progress import Progress
     from nni_nas_consistency.images.augmentation import Augmentation
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.ranking.report import Report
+    from nni_nas_consistency.ranking.statistics import Array
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.scoring.scoring import Scoring
     from nni_nas_consistency.spaces.chain import ChainSpace
+    from nni_nas_consistency.studies.table import Reference, Table
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
@@ -76,6 +109,8 @@ class TrainJob:
         weights: Supernet to start from, instead of fresh weights.
         sharing: How archs share weights; None: as in `weights`, else by one kernel per layer. Where it is finer than in
             `weights`, kernels start as slices of those.
+        pool: Arch list that the phases with `sampling="pool"` draw from; None: as `Phase.pool_size` says.
+        phase_pools: Phase → arch list, for phases with a pool of their own.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
         stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
@@ -87,6 +122,8 @@ class TrainJob:
         always: By the sandwich rule, the archs that run at every step, the teacher first; none: the largest and the
             smallest of the space.
         device: `cpu`, `cuda` or `auto`.
+        devices: Processes that share each batch, on this machine; each is this program started once more, so that a
+            script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -99,6 +136,8 @@ class TrainJob:
     seed: int = 0
     weights: Path | None = None
     sharing: Sharing | None = None
+    pool: Path | None = None
+    phase_pools: Mapping[int, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
     stacking: Literal["auto", "stacked", "sliced"] = "auto"
@@ -109,19 +148,33 @@ class TrainJob:
     val_images: int = 1000
     always: tuple[Arch, ...] = ()
     device: str = "auto"
+    devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Json]:
-        """Return what decides the weights and the metrics, besides the images and the weights to start from."""
+        """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""
         phases: dict[str, Json] = {}
         for index, phase in enumerate(self.recipe.phases):
-            prefix = "" if len(self.recipe.phases) == 1 else f"phase{index}_"
+            prefix = self.recipe.prefix_of(index)
             phases |= {f"{prefix}{name}": value for name, value in phase.settings().items()}
         recipe = {"space": self.system.space, "recipe": self.recipe.name, "init": self.recipe.init}
+        recipe |= {} if self.recipe.stem_norm == "affine" else {"stem_norm": self.recipe.stem_norm}
         how = {"seed": self.seed, "step": self.stacking, "precision": self.precision}
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
-        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always}
+        devices: dict[str, Json] = {} if self.devices == 1 else {"devices": self.devices}
+        return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always, **devices}
+
+    def check_devices(self) -> None:
+        """See that every process has an image of every batch.
+
+        Raises:
+            InputError: There are more processes than images in a batch, or than images to validate on.
+        """
+        counts = [phase.optimization.batch_size for phase in self.recipe.phases]
+        for name, count in [*(("batch_size", count) for count in counts), ("val_images", self.val_images)]:
+            if count < self.devices:
+                raise InputError(f"--devices {self.devices}: {name} is {count}; every device needs at least one image")
 
 
 def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Path:
@@ -133,25 +186,30 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         write: Writes a line of text: one an epoch, with what it reached and the time left.
 
     Raises:
-        InputError: The data, the weights or the folder cannot be used.
+        InputError: The data, the weights, a pool or the folder cannot be used.
         NonFiniteLoss: The training diverged.
-        RuntimeError: The training ended at a loss far above that of guessing.
+        Diverged: The training ended at a loss far above that of guessing.
         KeyboardInterrupt: The training was interrupted by Ctrl-C.
         Terminated: The process was asked to end by SIGTERM.
     """
     job.recipe.check(fresh=job.weights is None)
+    job.check_devices()
+    rank = rank_of(job.devices)
+    progress = silent if rank else progress
     job.data.check_root(job.data_root, download=job.download)
-    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if rank == 0:
+        check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
     job = replace(job, sharing=_sharing_to_train(job))
+    pools = _pools_of(job)
 
     with _importing():
         import torch
 
         from nni_nas_consistency.training.run import MADE_BY_TRAINING, RESULTS_OF_TRAINING
 
-    place = device_of(job.device)
-    images = job.data.images(job.data_root, train=True, download=job.download)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    place = device_of(job.device, job.devices, rank)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     for phase in job.recipe.phases:
         phase.optimization.check_warm_up(len(images))
@@ -159,11 +217,17 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     space = job.system.make_space(images.shape)
     _check_macs_bins(job.recipe, space)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | {"data": job.data.name, "images": len(images), "val_images": len(val)}
+    settings = job.settings() | job.data.settings() | images.identity()
+    settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
         about["trained_on_from"], settings["weights"] = _start_from(space, job)
+    settings |= _pool_settings(job, pools)
     path = job.out / "supernet.safetensors"
+    if rank:  # the first process holds the folder, and writes
+        run = _run_of(job, settings, about, progress=progress, write=write)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
+        return path
     with open_run(
         job.out,
         settings,
@@ -179,7 +243,7 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         for name in ("checkpoints", "metrics"):
             check_output_folder(job.out / name)
         run = _run_of(job, settings, about, progress=progress, write=write)
-        _train_and_save(job, space, images.to(place), val.to(place), run)
+        _train_and_save(job, space, images.to(place), val.to(place), run, pools)
     return path
 
 
@@ -187,11 +251,12 @@ def _check_macs_bins(recipe: Recipe, space: ChainSpace) -> None:
     """See that there are archs in the bins of MACs that a recipe draws from."""
     import torch
 
+    from nni_nas_consistency.spaces.hub import domain_of
     from nni_nas_consistency.training.supernet import macs_of, sampler_of
 
     for phase in recipe.phases:
         if phase.sampling == "macs-bins":
-            sampler_of(phase, space.domain, torch.Generator(), macs=macs_of(space))
+            sampler_of(phase, domain_of(space), torch.Generator(), macs=macs_of(space))
 
 
 def _run_of(
@@ -212,6 +277,7 @@ def _run_of(
         progress=progress,
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
+        devices=job.devices,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},
@@ -219,7 +285,9 @@ def _run_of(
     )
 
 
-def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Images, run: TrainingRun) -> None:
+def _train_and_save(
+    job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
         import torch
@@ -237,8 +305,11 @@ def _train_and_save(job: TrainJob, space: ChainSpace, images: Images, val: Image
         stacking=job.stacking,
         params=params_of(job.system, images.shape),
         sharing=job.sharing,
+        pools=pools,
         always=job.always or None,
     )
+    if rank_of(job.devices):
+        return
     spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
     save_supernet(run.folder / "supernet.safetensors", supernet, {**run.about, **spent})
 
@@ -247,6 +318,44 @@ def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], i
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
     space = system.make_space(shape, standalone=True)
     return lambda arch: space.complexity(arch).params
+
+
+def _pools_of(job: TrainJob) -> dict[int, Pool]:
+    """Return the pools that are given, by phase; from their files, without torch.
+
+    Raises:
+        InputError: A file cannot be used, a phase that has none given would not draw from it, or one that must have one
+            has none.
+    """
+    drawing = job.recipe.pool_phases
+    shown = ", ".join(map(str, drawing)) or "none"
+    for index in job.phase_pools:
+        if index not in drawing:
+            raise InputError(
+                f"--pool phase{index}={job.phase_pools[index]}: phase {index} draws from no pool, but these do: {shown}"
+            )
+    paths = {} if job.pool is None else dict.fromkeys(drawing, job.pool)
+    if job.pool is not None and not drawing:
+        raise InputError(
+            f"--pool {job.pool}: recipe {job.recipe.name} draws from no pool; leave it out, or --set sampling=pool"
+        )
+    paths |= job.phase_pools
+    for index in drawing:
+        if index not in paths and job.recipe.phases[index].pool_size is None:
+            raise InputError(
+                f"phase {index} of recipe {job.recipe.name} draws from a pool; give one with --pool, or --set "
+                "pool_size=N for one of N archs drawn by the seed"
+            )
+    read = {path: read_pool(path, job.system.domain) for path in dict.fromkeys(paths.values())}
+    return {index: read[path] for index, path in sorted(paths.items())}
+
+
+def _pool_settings(job: TrainJob, pools: Mapping[int, Pool]) -> dict[str, Json]:
+    """Return what tells a run on given pools from one on others; its files must not be those that the run writes."""
+    for path in (job.pool, *job.phase_pools.values()):
+        if path is not None:
+            _check_is_kept(path, job.out)
+    return {f"{job.recipe.prefix_of(index)}pool": pool_sha256(pool) for index, pool in pools.items()}
 
 
 def _sharing_to_train(job: TrainJob) -> Sharing:
@@ -269,21 +378,23 @@ def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]
     from nni_nas_consistency.supernet.unsharing import unshare
 
     assert job.weights is not None and job.sharing is not None
-    if _is_written_by_run(job.weights.resolve(), job.out.resolve()):
-        raise InputError(f"{job.weights}: is what this run would write; give another --out")
+    _check_is_kept(job.weights, job.out)
     with torch.random.fork_rng(devices=[]):  # its first weights are replaced at once: leave torch's generator alone
         shared, about = supernet_of(job.weights, copy.deepcopy(space))
     unshare(shared, make_supernet(space, sharing=job.sharing))
     return about, weights_sha256(shared)
 
 
-def _is_written_by_run(path: Path, folder: Path) -> bool:
+def _check_is_kept(path: Path, out: Path) -> None:
+    """See that a file that a training reads is not one that it would write."""
     from nni_nas_consistency.training.run import MADE_BY_TRAINING
 
-    if not path.is_relative_to(folder) or path == folder:
-        return False
-    first = path.relative_to(folder).parts[0]
-    return any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING)
+    resolved, folder = path.resolve(), out.resolve()
+    if not resolved.is_relative_to(folder) or resolved == folder:
+        return
+    first = resolved.relative_to(folder).parts[0]
+    if any(fnmatch(first, pattern) for pattern in MADE_BY_TRAINING):
+        raise InputError(f"{path}: is what this run would write; give another --out")
 
 
 @dataclass(frozen=True)
@@ -340,7 +451,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {"data": self.data.name, "images": images}
+        settings: dict[str, Json] = {**self.data.settings(), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -365,9 +476,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         job.system.domain.check(arch, name)
     named = None
     if job.images_file is not None:
-        named = read_image_list(job.images_file, job.data.name, job.data.counts[1])
-    for name, arch in archs.items():
-        job.system.domain.check(arch, name)
+        named = read_image_list(job.images_file, job.data.name, job.data.counts and job.data.counts[1])
 
     with _importing():
         from nni_nas_consistency.scoring.arch_list import Shard, score_list
@@ -375,16 +484,17 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
 
     shard = Shard(*job.shard)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if named is None else test.at(named)
     test = test if job.images is None else test.first(job.images)
     calibration = None
     if job.bn == "train":
-        calibration = job.data.images(job.data_root, train=True, download=job.download).to(place)
+        calibration = job.data.images(job.data_root, train=True, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     scoring = image_scoring(
-        test.to(place),
+        test,
         job.data.test,
+        device=place,
         metric=job.metric,
         bn=job.bn,
         batch_size=job.batch_size,
@@ -405,6 +515,111 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         overwrite=job.overwrite,
         progress=progress,
     )
+
+
+def score_by_each(job: ScoreJob, checkpoints: Sequence[Path], *, progress: ShowProgress = silent) -> list[Path]:
+    """Score a list with several supernets, each into a file beside `job.out`, and the mean of all into `job.out`.
+
+    Args:
+        job: What to score and how; its checkpoint is not read.
+        checkpoints: The supernets, at least two.
+        progress: Shows the progress, supernet by supernet.
+
+    Returns:
+        The files of `ensemble`; while other shards are missing, the journals and score files that there are.
+
+    Raises:
+        InputError: As for `score` and `ensemble`.
+        RuntimeError: A score is not finite.
+    """
+    outs = [beside(job.out, f"checkpoint{place}") for place in range(1, len(checkpoints) + 1)]
+    of_all = EnsembleJob(job.system, tuple(outs), job.out, overwrite=job.overwrite)
+    files = []
+    for checkpoint, out in zip(checkpoints, outs, strict=True):
+        files.append(score(replace(job, checkpoint=checkpoint, out=out), progress=progress).files[0])
+    return ensemble(of_all) if files == outs else files
+
+
+@dataclass(frozen=True)
+class EnsembleJob:
+    """Make one score file of several: the mean of standardised scores.
+
+    Args:
+        system: The competition or benchmark.
+        scores: Score files of one list, of one supernet each.
+        out: The score file.
+        capacity_prior: Weight of the standardised mean log width that is added; 0 for none.
+        overwrite: Whether other scores at `out` are replaced.
+    """
+
+    system: System
+    scores: tuple[Path, ...]
+    out: Path
+    capacity_prior: float = 0.0
+    overwrite: bool = False
+
+
+def ensemble(job: EnsembleJob) -> list[Path]:
+    """Write the mean of several score files, and a submission beside it; return the paths of both.
+
+    Needs neither torch nor NNI.
+
+    Raises:
+        InputError: A file cannot be used, they are of different archs, all scores of one are equal, or the archs have
+            no widths for a prior.
+    """
+    from nni_nas_consistency.scoring.ensemble import ensemble_scores, with_capacity_prior
+
+    files = [job.out, beside(job.out, "submission")]
+    for path in files:
+        check_output(path, job.scores)
+    codec = job.system.codec
+    members = {str(path): read_scores(path, codec) for path in job.scores}
+    archs = _archs_of_all(members)
+    scores = ensemble_scores({path: _numbers_of(member) for path, member in members.items()})
+    made_from: dict[str, Json] = {"space": job.system.space}
+    made_from["ensemble"] = {path: dict(member.provenance) for path, member in members.items()}
+    if job.capacity_prior:
+        if not isinstance(codec, WidthCodec):
+            raise InputError(
+                f"--capacity-prior {job.capacity_prior}: archs of {job.system.space} are no lists of widths"
+            )
+        scores = with_capacity_prior(scores, archs, job.capacity_prior, codec.unused)
+        made_from["capacity_prior"] = job.capacity_prior
+    mean = ScoreFile({name: (arch, scores[name]) for name, arch in archs.items()}, made_from)
+    if job.out.exists() and not job.overwrite:
+        if _scores_at(job.out, codec) != mean:
+            raise FileError(f"{job.out}: is there already; choose another --out, or --overwrite it")
+        return files
+    write_released(files[1], submission(mean))
+    write_scores(job.out, mean)
+    return files
+
+
+def _archs_of_all(members: Mapping[str, ScoreFile]) -> dict[str, Arch]:
+    """Return the archs of several score files by name, in the order of the first; refuse a name of two archs."""
+    first, *others = members
+    archs = {name: arch for name, (arch, _) in members[first].scores.items()}
+    for path in others:
+        for name, (arch, _) in members[path].scores.items():
+            if name in archs and arch.choices != archs[name].choices:
+                raise MatchError(
+                    f"{name} is {archs[name].code!r} in {first} but {arch.code!r} in {path}; "
+                    "score one list with every supernet"
+                )
+    return archs
+
+
+def _numbers_of(file: ScoreFile) -> dict[str, float]:
+    return {name: score for name, (_, score) in file.scores.items()}
+
+
+def _scores_at(path: Path, codec: Codec) -> ScoreFile | None:
+    """Return the scores that a file holds; None if it holds something else."""
+    try:
+        return read_scores(path, codec)
+    except FileError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -470,26 +685,26 @@ def choose_images(job: ChooseImagesJob, *, progress: ShowProgress = silent) -> A
             RANDOM_DRAWS,
             agreement_of,
             scores_of_images,
+            select_images,
         )
-        from nni_nas_consistency.scoring.image_choice import choose_images as chosen_images
         from nni_nas_consistency.scoring.images import image_scoring
 
     generator = torch.Generator().manual_seed(job.seed)
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
     drawn = [archs[index] for index in torch.randperm(len(archs), generator=generator)[: job.archs_scored].tolist()]
     supernet = supernet.to(place)
     half = len(drawn) // 2
 
     def scores_on(images: Images, archs: list[Arch], advance: Progress) -> Tensor:
-        scoring = image_scoring(images.to(place), job.data.test, batch_size=job.batch_size)
+        scoring = image_scoring(images, job.data.test, device=place, batch_size=job.batch_size)
         return scores_of_images(supernet, archs, scoring, progress=advance)
 
     checks = (1 + RANDOM_DRAWS) * (len(drawn) - half) * job.count
     with progress(len(drawn) * len(test) + checks, "images") as advance:
         scores = scores_on(test, drawn, advance)
-        chosen = chosen_images(scores[:half], job.count, generator)
+        chosen = select_images(scores[:half], job.count, generator)
         agreement = agreement_of(
             scores[half:], chosen, generator, lambda images: scores_on(test.at(images), drawn[half:], advance)
         )
@@ -513,6 +728,7 @@ class RankJob:
         seed: Of the bootstrap.
         resamples: Bootstrap resamples for the intervals.
         title: Heading of the report; by default the names of the files.
+        against: Score files of other supernets, that the scores are compared with.
         provenance: What was typed, and the machine and versions that run it.
     """
 
@@ -520,6 +736,7 @@ class RankJob:
     scores: Path
     reference: Path
     common: bool = False
+    against: tuple[Path, ...] = ()
     seed: int = 0
     resamples: int = 1000
     title: str | None = None
@@ -543,18 +760,30 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
 
     from nni_nas_consistency.ranking.matching import match
     from nni_nas_consistency.ranking.report import Report
-    from nni_nas_consistency.ranking.statistics import rank_consistency
+    from nni_nas_consistency.ranking.statistics import paired_differences, rank_consistency
 
     names, values, accuracies = match(scores, reference, common=job.common)
+    others = {str(path): _scores_of(path, job.system, reference, names) for path in job.against}
     archs = [reference[name].arch for name in names]
-    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs)}
+    columns: dict[str, Any] = {"scores": values, **_baselines(job.system, archs, _shape_of(job.system, settings))}
     consistency: dict[str, Any] = {}
-    with progress(job.resamples * len(columns), "resamples") as advance:
+    against = {}
+    with progress(job.resamples * (len(columns) + len(others)), "resamples") as advance:
         for column, numbers in columns.items():
             consistency[column] = rank_consistency(
                 numbers,
                 accuracies,
                 seed=job.seed,  # all columns draw the same archs, so that their intervals can be compared
+                resamples=job.resamples,
+                absolute_pearson=job.system.absolute_pearson,
+                progress=advance,
+            )
+        for name, numbers in others.items():
+            against[name] = paired_differences(
+                values,
+                numbers,
+                accuracies,
+                seed=job.seed,
                 resamples=job.resamples,
                 absolute_pearson=job.system.absolute_pearson,
                 progress=advance,
@@ -569,13 +798,34 @@ def rank(job: RankJob, *, progress: ShowProgress = silent) -> Report:
         reference=accuracies.tolist(),
         consistency=consistency.pop("scores"),
         baselines=consistency,
+        against=against,
     )
 
 
-def _baselines(system: System, archs: list[Arch]) -> dict[str, list[int]]:
+def _scores_of(path: Path, system: System, reference: Mapping[str, Entry], names: list[str]) -> Array:
+    """Return the scores that another file gives to these archs, in this order."""
+    from nni_nas_consistency.ranking.matching import match
+
+    table = read_table(path, system.codec)
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise MatchError(f"{path}: lacks {len(missing)} of the archs that are ranked, such as {missing[0]}")
+    return match(table, {name: reference[name] for name in names}, common=True)[1]
+
+
+def _baselines(system: System, archs: list[Arch], shape: tuple[int, int, int]) -> dict[str, list[int]]:
     """Return what costs say of archs: any score has to beat it. Counted by the rule of the reference accuracies."""
-    costs = list(map(costs_of(system, system.data.shape), archs))
+    costs = list(map(costs_of(system, shape), archs))
     return {"params": [cost.params for cost in costs], "MACs": [cost.macs for cost in costs]}
+
+
+def _shape_of(system: System, settings: Mapping[str, Json]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images that archs were scored on, by default those of the system."""
+    shape = settings.get("shape")
+    if not isinstance(shape, list) or len(shape) != 3:
+        return system.data.shape
+    sizes = [size if type(size) is int and size > 0 else 1 for size in shape]
+    return sizes[0], sizes[1], sizes[2]
 
 
 @dataclass(frozen=True)
@@ -639,26 +889,399 @@ def train_standalone(
 
     place = device_of(job.device)
     MixedPrecision.of(job.precision, torch.device(place))
-    images = job.data.images(job.data_root, train=True, download=job.download)
+    images = job.data.training_images(job.data_root, download=job.download)
     images = images if job.train_images is None else images.first(job.train_images)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
         archs,
         optimization=job.optimization,
         train=images.to(place),
-        test=test.to(place),
+        test=test,
         augmentation=job.augmentation or job.system.augmentation(job.data),
         loss=job.loss or job.system.loss,
         precision=job.precision,
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, "data": job.data.name},
+        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
         overwrite=job.overwrite,
         progress=progress,
         report=report,
     )
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """Compare settings by supernets that are trained with several seeds, each scored and ranked.
+
+    Args:
+        study: The settings.
+        system: The competition or benchmark.
+        data: The data set.
+        out: The folder of the study; processes that run different settings or seeds of it may share it.
+        reference: Reference accuracies that all rows are ranked against, in released form.
+        seeds: Run every setting with seeds 0 … seeds − 1.
+        limit: Score the first so many archs of the reference.
+        images: Score on the first so many test images.
+        train_images: Train on the first so many training images.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        threads: Threads of torch, on which the last bits depend; None: as many as it is set to.
+        overwrite: Whether a study of other settings in `out` is deleted first.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    study: Study
+    system: System
+    data: DataSet
+    out: Path
+    reference: Path
+    seeds: int = 5
+    limit: int | None = None
+    images: int | None = None
+    train_images: int | None = None
+    data_root: Path | None = None
+    download: bool = False
+    threads: int | None = None
+    overwrite: bool = False
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Json]:
+        """Return what decides the results, besides the seeds."""
+        archs = {name: [entry.arch.code, entry.acc] for name, entry in self.entries.items()}
+        settings: dict[str, Json] = {}
+        for setting in self.study.settings.values():
+            trainings = [self._training_settings(training) for training in setting.trainings]
+            settings[setting.name] = {"trainings": trainings, "scoring": setting.scoring.settings()}
+        return {
+            "study": self.study.name,
+            "baseline": self.study.baseline,
+            "space": self.system.space,
+            "data": self.data.name,
+            "images": self.images,
+            "reference": digest_of(archs),
+            **settings,
+        }
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Return the archs that are scored, with their reference accuracies."""
+        return dict(list(read_released(self.reference, self.system.codec).items())[: self.limit])
+
+    @property
+    def training_images(self) -> int | None:
+        """How many images are trained on; None for a folder, which is not counted beforehand."""
+        counts = self.data.counts
+        return self.train_images or (None if counts is None else counts[0])
+
+    def chain(self, setting: Setting, seed: int) -> list[TrainJob]:
+        """Return the trainings of a run, each from the weights of the last; equal ones of two settings are one."""
+        trained: list[Json] = []
+        chain: list[TrainJob] = []
+        for training in setting.trainings:
+            trained.append(self._training_settings(training))
+            job = self._training(training, self.out / "trainings" / digest_of(trained) / f"seed{seed}")
+            weights = chain[-1].out / "supernet.safetensors" if chain else None
+            pool = None if training.pool is None else self.pool(training.pool, seed)
+            chain.append(replace(job, seed=seed, weights=weights, pool=pool))
+        return chain
+
+    def pool(self, rule: PoolRule, seed: int) -> Path:
+        """Return where the pool of a run is."""
+        return self.out / "pools" / str(rule) / f"seed{seed}.json"
+
+    def scores(self, setting: Setting, seed: int) -> Path:
+        """Return where the scores of a run by loss are; those by accuracy are beside them."""
+        how = {name: value for name, value in setting.scoring.settings().items() if name != "metric"}
+        trainings = [self._training_settings(training) for training in setting.trainings]
+        return self.out / "scores" / digest_of([*trainings, how]) / f"seed{seed}.json"
+
+    def _training(self, training: Training, out: Path) -> TrainJob:
+        return TrainJob(
+            self.system,
+            self.data,
+            training.recipe,
+            out,
+            data_root=self.data_root,
+            download=self.download,
+            sharing=training.sharing,
+            train_images=self.train_images,
+            val_images=VAL_IMAGES_OF_STUDIES,
+            device=self.device,
+            provenance=self.provenance,
+        )
+
+    def _training_settings(self, training: Training) -> Json:
+        settings = self._training(training, self.out).settings() | {"train_images": self.train_images}
+        settings |= {} if training.pool is None else {"pool": str(training.pool)}
+        return {name: value for name, value in settings.items() if name != "seed"}
+
+
+VAL_IMAGES_OF_STUDIES = 64
+"""Nothing depends on the validation of a training in a study, so it is kept short."""
+
+
+def study(job: StudyJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print) -> Table:
+    """Do the runs of a study that are not finished, and return its table.
+
+    What it will take is written before it begins. A run that fails, since it diverges, is a result too.
+
+    Args:
+        job: The study.
+        progress: Shows the progress, counted in runs.
+        write: Writes a line of text: the cost, then one a run.
+
+    Raises:
+        InputError: The data or the reference cannot be used, or the folder holds a study of other settings.
+        KeyboardInterrupt: It was interrupted by Ctrl-C; runs that are finished are kept, the last one goes on.
+        Terminated: The process was asked to end by SIGTERM.
+    """
+    _open_study(job)
+    runs = [(name, seed) for seed in range(job.seeds) for name in job.study.settings]
+    missing = [run for run in runs if read_result(job.out, *run) is None]
+    if missing:
+        write(_cost_of(job, missing, len(runs)))
+    going_on = replace(job, overwrite=False)
+    with progress(len(missing), "runs") as advance:
+        for name, seed in missing:
+            write(_told(study_run(going_on, name, seed)))
+            advance(1)
+    return study_table(job)
+
+
+def study_run(job: StudyJob, setting: str, seed: int) -> Result:
+    """Train, score and rank one setting with one seed, and keep the result in the folder; what is there is returned.
+
+    Several processes may do different runs of one study at once; those that need the same training wait for it.
+
+    Args:
+        job: The study; its number of seeds does not matter.
+        setting: The name of the setting.
+        seed: The seed, at least 0.
+
+    Raises:
+        InputError: There is no such setting; or as `study`.
+    """
+    chosen = job.study.setting(setting)
+    _open_study(job)
+    found = read_result(job.out, setting, seed)
+    if found is not None:
+        return found
+    with threads(job.threads):
+        result = _run_of_study(job, chosen, seed)
+    write_result(job.out, result)
+    return result
+
+
+def study_table(job: StudyJob) -> Table:
+    """Return the table of the runs that are finished, whichever process did them; does no run.
+
+    Raises:
+        InputError: The reference cannot be used, or the folder holds a study of other settings.
+    """
+    settings = job.settings()
+    check_study_folder(job.out, settings)
+    results: dict[str, list[Result]] = {}
+    for name in job.study.settings:
+        found = (read_result(job.out, name, seed) for seed in range(job.seeds))
+        results[name] = [result for result in found if result is not None]
+
+    from nni_nas_consistency.studies.table import table_of
+
+    about = settings | {"made by": dict(job.provenance)}
+    return table_of(job.study, results, _reference_of(job), wanted=job.seeds, settings=about)
+
+
+def _open_study(job: StudyJob) -> None:
+    """Make the folder of a study once all that can be refused without torch is."""
+    job.data.check_root(job.data_root, download=job.download)
+    entries = job.entries
+    for name, entry in entries.items():
+        job.system.domain.check(entry.arch, name)
+    if len({entry.acc for entry in entries.values()}) < 2:
+        raise InputError(f"{job.reference}: the accuracies of {len(entries)} archs do not rank them; give another list")
+    for setting in job.study.settings.values():
+        for phase in (phase for training in setting.trainings for phase in training.recipe.phases):
+            if job.training_images is not None:
+                phase.optimization.check_warm_up(job.training_images)
+        for rule in (training.pool for training in setting.trainings):
+            if rule is not None:
+                rule.of(entries, 0)
+    open_study_folder(job.out, job.settings(), overwrite=job.overwrite)
+
+
+def _run_of_study(job: StudyJob, setting: Setting, seed: int) -> Result:
+    spent: dict[str, float] = {}
+    try:
+        _write_pools(job, setting, seed)
+        chain = job.chain(setting, seed)
+        for training in chain:
+            make_folder(training.out.parent)
+            with locked(training.out.with_suffix(".lock"), "", wait=True):
+                train(training, write=lambda line: None)
+        spent["training"] = sum(_seconds_of_training(training) for training in chain)
+        begun = time.monotonic()
+        scores = _scores_of_study(job, setting, seed, chain[-1].out / "supernet.safetensors")
+        spent["scoring"] = round(time.monotonic() - begun, 1)
+    except Diverged as error:
+        return Result(setting.name, seed, seconds=spent, failed=str(error))
+    ranking = RankJob(job.system, scores, job.reference, common=job.limit is not None, resamples=1)
+    consistency = rank(ranking).consistency
+    found = {name: getattr(consistency, name) for name in MEASURES}
+    values = {name: None if interval is None else interval.value for name, interval in found.items()}
+    return Result(setting.name, seed, values, spent)
+
+
+def _write_pools(job: StudyJob, setting: Setting, seed: int) -> None:
+    for rule in dict.fromkeys(training.pool for training in setting.trainings):
+        if rule is None:
+            continue
+        pool = {name: Entry(entry.arch, 0) for name, entry in rule.of(job.entries, seed).items()}
+        make_folder(job.pool(rule, seed).parent)
+        write_released(job.pool(rule, seed), pool)
+
+
+def _scores_of_study(job: StudyJob, setting: Setting, seed: int, checkpoint: Path) -> Path:
+    """Score the archs from the supernet of a run, unless that is done, and return the scores by its metric."""
+    path = job.scores(setting, seed)
+    make_folder(path.parent)
+    how = setting.scoring
+    scoring = ScoreJob(
+        job.system,
+        job.data,
+        checkpoint,
+        job.reference,
+        path,
+        data_root=job.data_root,
+        download=job.download,
+        limit=job.limit,
+        images=job.images,
+        bn=how.bn,
+        orders=how.orders,
+        flip=how.flip,
+        device=job.device,
+    )
+    by_metric = path if how.metric == scoring.metric else beside(path, how.metric)
+    with locked(path.with_suffix(".lock"), "", wait=True):
+        if not by_metric.is_file():
+            score(scoring)
+    return by_metric
+
+
+def _seconds_of_training(training: TrainJob) -> float:
+    seconds = read_checkpoint_header(training.out / "supernet.safetensors").about.get("seconds")
+    return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+
+def _told(result: Result) -> str:
+    value = result.values["kendall"]
+    found = "failed: " + result.failed if result.failed else "undefined" if value is None else f"kendall {value:.4f}"
+    return f"{result.setting}, seed {result.seed}: {found} ({sum(result.seconds.values()):.1f} s)"
+
+
+def _reference_of(job: StudyJob) -> Reference:
+    """Return the facts of the reference accuracies of a study, as far as its folder tells them."""
+    from nni_nas_consistency.ranking.statistics import rank_consistency
+    from nni_nas_consistency.studies.reference import reliability_of
+    from nni_nas_consistency.studies.table import Reference
+
+    entries = job.entries
+    accuracies = [float(entry.acc) for entry in entries.values()]
+    baselines: dict[str, dict[str, float | None]] = {}
+    for name, costs in _baselines(job.system, [entry.arch for entry in entries.values()], job.data.shape).items():
+        found = rank_consistency(costs, accuracies, resamples=1)
+        intervals = {measure: getattr(found, measure) for measure in MEASURES}
+        baselines[name] = {measure: None if each is None else each.value for measure, each in intervals.items()}
+    seeds, split_half = reliability_of(job.reference, list(entries))
+    return Reference(len(entries), seeds, split_half, baselines)
+
+
+def _cost_of(job: StudyJob, missing: Sequence[tuple[str, int]], runs: int) -> str:
+    """Return what the missing runs of a study will take, by a short probe of every training and scoring."""
+    probes: dict[str, list[float]] = {}
+    left: dict[Path, float] = {}
+    with TemporaryDirectory() as folder, threads(job.threads):
+        times: dict[Path, float] = {}
+        for name, seed in missing:
+            setting = job.study.setting(name)
+            if name not in probes:
+                try:
+                    probes[name] = _probe(job, setting, Path(folder), times)
+                except Diverged:  # so it will in its runs, at once
+                    probes[name] = [0.0] * (len(setting.trainings) + 1)
+            files = [training.out / "supernet.safetensors" for training in job.chain(setting, seed)]
+            files.append(job.scores(setting, seed))
+            left |= {path: seconds for path, seconds in zip(files, probes[name], strict=True) if not path.is_file()}
+    totals = [sum(seconds) for seconds in probes.values()]
+    total = timedelta(seconds=round(sum(left.values())))
+    what = f"{runs} runs, {len(job.study.settings)} settings × {job.seeds} seeds"
+    left_over = f"{runs - len(missing)} are finished, {len(missing)} are left"
+    each = f"of about {min(totals):.0f} to {max(totals):.0f} s by a timed probe"
+    return f"study {job.study.name}: {what}; {left_over}, {each}: {total} in all"
+
+
+def _probe(job: StudyJob, setting: Setting, folder: Path, times: dict[Path, float]) -> list[float]:
+    """Return what each training of a setting and its scoring will take, in seconds, by few steps and few archs.
+
+    Args:
+        job: The study.
+        setting: The setting.
+        folder: Where small runs are kept, so that settings which share one share its time.
+        times: What each of those would take at full size; new ones are added.
+    """
+    trainings = tuple(replace(each, recipe=each.recipe.for_a_moment()) for each in setting.trainings)
+    batch = max(phase.optimization.batch_size for each in trainings for phase in each.recipe.phases)
+    most = job.training_images or len(job.data.training_images(job.data_root, download=job.download))
+    images, archs = min(most, PROBED_STEPS * batch), len(job.entries)
+    small = replace(job, out=folder, train_images=images, limit=min(archs, PROBED_ARCHS))
+    tiny = replace(setting, trainings=trainings)
+    _write_pools(replace(small, limit=job.limit), tiny, 0)
+    chain, scores = small.chain(tiny, 0), small.scores(tiny, 0)
+    if not times:  # the first one imports torch and NNI, and compiles
+        train(replace(chain[0], out=folder / "warm"), write=lambda line: None)
+    for each, probed in zip(setting.trainings, chain, strict=True):
+        if probed.out not in times:
+            share = each.recipe.steps(most) / probed.recipe.steps(images)
+            times[probed.out] = _time_to_train(probed, share)
+    if scores not in times:
+        begun = time.monotonic()
+        _scores_of_study(small, tiny, 0, chain[-1].out / "supernet.safetensors")
+        times[scores] = (time.monotonic() - begun) * archs / min(archs, PROBED_ARCHS)
+    return [times[path] for path in [*(probed.out for probed in chain), scores]]
+
+
+def _time_to_train(training: TrainJob, share: float) -> float:
+    """Return what a training takes whose steps are so many times those of this one, which is done."""
+    begun = time.monotonic()
+    train(training, write=lambda line: None)
+    inside = _seconds_of_training(training)
+    return time.monotonic() - begun - inside + inside * share
+
+
+PROBED_STEPS = 8
+PROBED_ARCHS = 8
+"""What a probe trains and scores."""
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run torch on so many threads inside the block, or on as many as it is set to.
+
+    For networks as small as those of the embedded benchmark a second thread costs more than it gains: four epochs took
+    17 s of processor time on one thread and 81 s on two. And on one thread results are the same on all machines with
+    the same torch and instruction set, however many cores they have.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -883,10 +1506,10 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     place = device_of(job.device)
     latency = _latency_of(job, place)
     bounds = _bounds(job, counted, latency)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
     provenance |= job.settings()
     if job.max_latency_ms is not None:
         provenance["latency"] = asdict(_latency_setup(job, place))
@@ -1037,6 +1660,158 @@ def _write_pareto(
     return chosen, files
 
 
+@dataclass(frozen=True)
+class ExtractJob:
+    """Take a subnet out of a supernet, for programs that have torch alone.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        checkpoint: The supernet.
+        arch: The subnet.
+        out: The safetensors file. The Python file that loads it lies beside it.
+        bn: Batch-norm statistics that the subnet carries: re-estimated on `train` or `test` images, or the `supernet`'s
+            running ones.
+        images: Re-estimate on the first so many images; None: on all.
+        batch_size: Images per batch.
+        onnx: ONNX file to write too.
+        overwrite: Whether files that are there are replaced.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    data: DataSet
+    checkpoint: Path
+    arch: Arch
+    out: Path
+    bn: Literal["train", "test", "supernet"] = "train"
+    images: int | None = None
+    batch_size: int = 512
+    onnx: Path | None = None
+    overwrite: bool = False
+    data_root: Path | None = None
+    download: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def module(self) -> Path:
+        """The Python file that loads the weights: of the same name, as far as a module can have it."""
+        name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in self.out.stem)
+        return self.out.with_name(f"{name if name.isidentifier() else f'_{name}'}.py")
+
+    def check(self) -> None:
+        """See that the files can be written, and that what writes ONNX is installed.
+
+        Raises:
+            InputError: An output is there already or cannot be written; the module would hide one of Python's; the arch
+                is none of the space; or the packages for ONNX are missing.
+        """
+        outputs = [self.out, self.module, *([] if self.onnx is None else [self.onnx])]
+        for path in outputs:
+            check_output(path, [checkpoint_path(self.checkpoint)])
+            if path.exists() and not self.overwrite:
+                raise FileError(f"{path}: is there already; choose another name, or --overwrite it")
+        if len(set(outputs)) < len(outputs):
+            raise FileError(f"{self.onnx}: would be written twice; choose another --onnx")
+        if self.module.stem in {*sys.stdlib_module_names, "torch", "safetensors", "numpy"}:
+            raise FileError(f"{self.module}: would hide the module {self.module.stem} of Python; choose another --out")
+        if self.onnx is not None and not all(map(find_spec, ("onnx", "onnxruntime"))):
+            raise InputError("--onnx needs onnx and onnxruntime; pip install 'nni-nas-consistency[onnx]'")
+        self.system.domain.check(self.arch, "--arch")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A subnet that was taken out.
+
+    Args:
+        files: The files that were written.
+        card: What its model card says.
+        onnx_difference: The largest difference of a logit between onnxruntime and torch; None without ONNX.
+    """
+
+    files: list[Path]
+    card: Mapping[str, Json]
+    onnx_difference: float | None
+
+
+def extract(job: ExtractJob, *, progress: ShowProgress = silent) -> Extracted:
+    """Take a subnet out of a supernet, and write it.
+
+    Args:
+        job: What to take out.
+        progress: Shows the progress, counted in batches.
+
+    Raises:
+        InputError: The checkpoint, the data or an output cannot be used, or the subnet cannot be written.
+        RuntimeError: ONNX gives other logits.
+    """
+    job.check()
+    if job.bn != "supernet":
+        job.data.check_root(job.data_root, download=job.download)
+
+    with _importing():
+        from nni_nas_consistency.search.costs import network_cost, nni_sample
+        from nni_nas_consistency.supernet.checkpoint import space_identity, weights_sha256
+        from nni_nas_consistency.supernet.take_away import with_statistics, write_onnx, write_subnet
+
+    shape = job.data.shape
+    supernet, about = load_trained(job.system, job.checkpoint, shape)
+    network: Any = supernet.freeze(nni_sample(supernet, job.arch)).eval()
+    described = "running statistics of the supernet, which all of its subnets moved"
+    accuracy: dict[str, Json] = {}
+    if job.bn != "supernet":
+        images = job.data.images(job.data_root, train=job.bn == "train", download=job.download)
+        images = images if job.images is None else images.first(job.images)
+        network = with_statistics(network, _normalised(job, images, progress))
+        which = "training" if job.bn == "train" else "test"
+        described = f"re-estimated on {len(images)} {which} images in batches of {job.batch_size}"
+        accuracy = {"accuracy": _accuracy(job, network)}
+    cost = network_cost(network, shape)
+    card: dict[str, Json] = {
+        "space": job.system.space,
+        "arch": job.arch.code,
+        "params": cost.params,
+        "macs": cost.macs,
+        "data": job.data.name,
+        "images": f"{shape[1]}x{shape[2]}x{shape[2]}, (pixels / 255 - {job.data.test.mean}) / {job.data.test.std}",
+        "classes": shape[0],
+        "batch_norm_statistics": described,
+        **accuracy,
+        "weights": "inherited from a supernet, not trained alone",
+        "supernet": {"sha256": weights_sha256(supernet), **space_identity(supernet), "made_by": about},
+        "made_by": dict(job.provenance),
+    }
+    normalisation = (job.data.test.mean, job.data.test.std)
+    difference = None if job.onnx is None else write_onnx(job.onnx, network, shape, card)
+    write_subnet(job.out, job.module, network, shape, normalisation=normalisation, card=card)
+    files = [job.out, job.module, *([] if job.onnx is None else [job.onnx])]
+    return Extracted(files, card, difference)
+
+
+def _normalised(job: ExtractJob, images: Images, progress: ShowProgress) -> Iterator[Tensor]:
+    """Yield the images that statistics are estimated from, in batches."""
+    from nni_nas_consistency.images.loader import EvaluationLoader
+
+    loader = EvaluationLoader(images, job.data.test, job.batch_size)
+    with progress(len(loader), "batches") as advance:
+        for batch, _ in loader:
+            yield batch
+            advance(1)
+
+
+def _accuracy(job: ExtractJob, network: Any) -> str:
+    """Return the accuracy on the test images, in words."""
+    from nni_nas_consistency.scoring.images import image_scoring
+    from nni_nas_consistency.scoring.plain import score_network
+
+    test = job.data.images(job.data_root, train=False, download=job.download)
+    scoring = image_scoring(test, job.data.test, metric="acc", bn="supernet", batch_size=job.batch_size)
+    return f"{score_network(network, scoring).acc:.4f} on the {len(test)} test images"
+
+
 def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:
     """Return the supernet of a checkpoint, for images of this shape, and what made it.
 
@@ -1066,18 +1841,28 @@ def _importing() -> Iterator[None]:
             gc.enable()
 
 
-def device_of(device: str) -> str:
-    """Return `cpu` or `cuda`.
+def device_of(device: str, devices: int = 1, rank: int = 0) -> str:
+    """Return `cpu` or `cuda`, or of several devices one such as `cuda:1`.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+        devices: How many are asked for.
+        rank: Which of them this process has, from 0.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or there are not so many.
     """
     import torch
 
     found = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not found):
         raise InputError(f"device {device!r} is not here; allowed are auto, cpu{', cuda' if found else ''}")
-    return ("cuda" if found else "cpu") if device == "auto" else device
+    chosen = ("cuda" if found else "cpu") if device == "auto" else device
+    if chosen == "cpu" or devices == 1:
+        return chosen
+    if devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here; ask for fewer")
+    return f"cuda:{rank}"
 
 
 def _dtype(precision: Precision) -> Any:

@@ -19,6 +19,8 @@ from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, 
 from nni_nas_consistency.archs.resnet48 import resnet48_cost, width_divisor_of
 from nni_nas_consistency.archs.spos_cifar import DOMAINS, TUNED, Variant, spos_cifar_cost, tuned_cost
 from nni_nas_consistency.errors import DataError, InputError
+from nni_nas_consistency.files.progress import ShowProgress, silent
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import (
     CIFAR10_FAST,
     CIFAR10_TEST,
@@ -32,8 +34,10 @@ from nni_nas_consistency.images.augmentation import (
     IMAGENET_TRAIN,
     Augmentation,
 )
+from nni_nas_consistency.images.folder_options import FolderOptions
 from nni_nas_consistency.training.recipes import (
     ANS,
+    ANS_DIGITS,
     CROSS_ENTROPY,
     EMBEDDED,
     FAST_LOSS,
@@ -54,6 +58,7 @@ from nni_nas_consistency.training.recipes import (
 
 if TYPE_CHECKING:
     from nni_nas_consistency.images.datasets import Images
+    from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.spaces.resnet48 import Activation, DomainName
 
@@ -66,55 +71,103 @@ class DataSet:
         name: Its word on the command line.
         shape: Classes, channels, and side in pixels.
         needs_root: Whether it lies in a folder that has to be named.
-        load: Gives its images: `load(root, train=…, download=…)`.
+        load: Gives its images, all in memory: `load(root, train=…, download=…)`; None for a folder of images.
         test: How test images are normalised.
         train: How training images are augmented where an arch is trained alone.
-        counts: How many training and test images it has.
+        counts: How many training and test images it has; None for a folder, which is not counted beforehand.
+        folder: How a folder of images is read; None for a data set that is no such folder.
     """
 
     name: str
     shape: tuple[int, int, int]
     needs_root: bool
-    load: Callable[..., Images]
+    load: Callable[..., Images] | None
     test: Augmentation
     train: Augmentation
-    counts: tuple[int, int]
+    counts: tuple[int, int] | None
+    folder: FolderOptions | None = None
 
     def check_count(self, option: str, n: int | None, *, train: bool) -> None:
         """See that so many training or test images can be used; None stands for all of them.
 
+        A folder says how many it has when it is read.
+
         Raises:
             DataError: There are fewer, or it is none.
         """
+        if self.counts is None:
+            return
         most, which = (self.counts[0], "training") if train else (self.counts[1], "test")
         if n is not None and not 1 <= n <= most:
             raise DataError(f"{option} {n}: {self.name} has {most} {which} images; choose 1 to {most}")
 
     def check_root(self, root: Path | None, *, download: bool = False) -> None:
-        """See that there is a folder which may hold the data set; what it holds is not looked at.
+        """See that there is a folder which may hold the data set; of a folder of images, the classes are counted.
 
         Raises:
-            InputError: The data set needs a folder and none is given, or is not there.
+            InputError: The data set needs a folder and none is given, or is not there; or it has other classes.
         """
         if not self.needs_root:
             return
+        if self.folder is not None and download:
+            raise InputError(f"{self.name} is not downloaded by --download; unpack it, and give --data-root")
         if root is None:
-            raise InputError(f"{self.name} needs --data-root, the folder that holds it; --download fetches it there")
+            fetched = "" if self.folder is not None else "; --download fetches it there"
+            raise InputError(f"{self.name} needs --data-root, the folder that holds it{fetched}")
         try:
             is_folder = root.expanduser().is_dir()
         except (OSError, RuntimeError) as error:  # a name that is too long; ~somebody who is not known here
             raise DataError(f"--data-root {root}: {error}; name the folder that holds {self.name}") from error
         if not is_folder and not download:
-            raise DataError(f"--data-root {root}: is no folder; name the one that holds {self.name}, or --download it")
+            fetched = "" if self.folder is not None else ", or --download it"
+            raise DataError(f"--data-root {root}: is no folder; name the one that holds {self.name}{fetched}")
+        if self.folder is not None and self.shape[0]:
+            self.folder.check(root.expanduser(), self.name, self.shape[0])
 
-    def images(self, root: Path | None, *, train: bool, download: bool = False) -> Images:
-        """Return the training or the test images.
+    def images(
+        self, root: Path | None, *, train: bool, download: bool = False, progress: ShowProgress = silent
+    ) -> Images:
+        """Return the training or the test images as they are tested; those of a folder are mapped into memory.
+
+        Args:
+            root: The folder that holds the data set.
+            train: Whether to return the training images.
+            download: Whether the data set may be fetched into the folder.
+            progress: Shows the progress of decoding a folder, which is done once.
+
+        Raises:
+            InputError: The data set needs a folder and none is given, or is not there; or images cannot be decoded.
+        """
+        self.check_root(root, download=download)
+        if self.folder is None:
+            assert self.load is not None
+            return self.load(root, train=train, download=download)
+        assert root is not None
+        from nni_nas_consistency.images.folder import image_files
+        from nni_nas_consistency.images.prepared import prepared
+
+        root = root.expanduser()
+        files = image_files(root, self.folder, self.shape[0], train=train)
+        return prepared(files, self.folder.cache or root / "prepared", progress=progress)
+
+    def training_images(self, root: Path | None, *, download: bool = False) -> TrainingImages:
+        """Return the training images to train on; those of a folder are decoded when they are needed.
 
         Raises:
             InputError: The data set needs a folder and none is given, or is not there.
         """
+        if self.folder is None:
+            return self.images(root, train=True, download=download)
         self.check_root(root, download=download)
-        return self.load(root, train=train, download=download)
+        assert root is not None
+        from nni_nas_consistency.images.folder import image_files
+
+        return image_files(root.expanduser(), self.folder, self.shape[0], train=True)
+
+    def settings(self) -> dict[str, Json]:
+        """Return what decides the images that are seen, besides those of the folder."""
+        own: dict[str, Json] = {"data": self.name}
+        return own if self.folder is None else {**own, "shape": list(self.shape), **self.folder.settings()}
 
 
 def _cifar100(root: Path, *, train: bool, download: bool) -> Images:
@@ -135,18 +188,16 @@ def _digits(root: Path | None, *, train: bool, download: bool) -> Images:
     return digits(train=train)
 
 
-def _imagenet(root: Path, *, train: bool, download: bool) -> Images:
-    raise InputError("folders of images cannot be read yet; give --data cifar100, cifar10 or digits")
-
-
 CIFAR100 = DataSet("cifar100", (100, 3, 32), True, _cifar100, CIFAR100_TEST, CIFAR100_TRAIN, (50_000, 10_000))
 CIFAR10 = DataSet("cifar10", (10, 3, 32), True, _cifar10, CIFAR10_TEST, CIFAR10_TRAIN, (50_000, 10_000))
 DIGITS_8 = DataSet("digits", (10, 1, 8), False, _digits, DIGITS_TEST, DIGITS_TEST, (1200, 597))
 IMAGENET = DataSet(
-    "imagenet", (1000, 3, 224), True, _imagenet, IMAGENET_TEST, IMAGENET_TRAIN, counts=(1_281_167, 50_000)
+    "imagenet", (1000, 3, 224), True, None, IMAGENET_TEST, IMAGENET_TRAIN, (1_281_167, 50_000), FolderOptions()
 )
+FOLDER = DataSet("folder", (0, 3, 224), True, None, IMAGENET_TEST, IMAGENET_TRAIN, None, FolderOptions())
+"""Any folder of images, normalised as ImageNet is; `cli.parse` fills in its classes, and its side if it is another."""
 
-DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8, IMAGENET)
+DATA_SETS = (CIFAR100, CIFAR10, DIGITS_8, IMAGENET, FOLDER)
 
 
 @dataclass(frozen=True)
@@ -297,7 +348,7 @@ EMBEDDED_BENCHMARK = System(
     made_with={"class": "ResNet20Space", "width_unit": 1},
     make=_resnet20_of_unit_1,
     data=DIGITS_8,
-    recipes=(EMBEDDED,),
+    recipes=(EMBEDDED, ANS_DIGITS),
     standalone=STANDALONE_DIGITS,
     cost=partial(resnet20_cost, shortcut="projection"),
 )

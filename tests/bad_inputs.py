@@ -78,6 +78,7 @@ FEW_IMAGES = "--count 10 --archs-scored 4 --batch-size 10 --device cpu"
 CHOOSE = f"images choose --checkpoint supernet.safetensors --archs list.json {FEW_IMAGES} --out out.json"
 SAMPLE = "archs sample --space digits --count 3 --out out.json"
 QUICKSTART = "quickstart --epochs 1 --out new"
+ENSEMBLE = "ensemble scores.json scores.acc.json --out out.json"
 
 HUGE = str(2**64)
 LONG_NAME = "n" * 300
@@ -148,6 +149,7 @@ FLAGS = [
     (SEARCH, ("--overwrite", "--download")),
     (RANK, ("--json", "--common")),
     (SAMPLE, ("--overwrite",)),
+    (ENSEMBLE, ("--overwrite",)),
     (CHOOSE, ("--overwrite", "--download")),
 ]
 
@@ -158,9 +160,9 @@ WORDS += [
 ]
 
 SPACES = ("'resnet20', 'resnet48', 'resnet48-prelu', 'resnet48-mish', 'resnet48-demo', 'digits'",)
-DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet'",)
-RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'cvpr2022'",)
-PRECISIONS = ("'32-true', 'bf16-mixed', 'bf16-true', '64-true'",)
+DATA = ("'cifar100', 'cifar10', 'digits', 'imagenet', 'folder'",)
+RECIPES = ("'nazarick', 'short', 'ans', 'digits', 'ans-digits', 'cvpr2022'",)
+PRECISIONS = ("'32-true', 'bf16-mixed', '64-true'",)
 BN = ("'supernet', 'train', 'test', 'batch'",)
 DEVICES = ("'auto', 'cpu', 'cuda'",)
 
@@ -188,6 +190,7 @@ CHOICES = [
     (SCORE, "--device", "cuda:0", DEVICES),
     (SCORE, "--device", "mps", DEVICES),
     (RANK, "--space", "nasbench201", SPACES),
+    (ENSEMBLE, "--space", "nasbench201", SPACES),
     (STANDALONE, "--space", "mobilenet", SPACES),
     (STANDALONE, "--data", "CIFAR10", DATA),
     (STANDALONE, "--device", "tpu", DEVICES),
@@ -313,9 +316,9 @@ CHANGES = [
     (f"batch_size={HUGE}", f"not '{HUGE}'"),
     ("warmup_steps=-1", "a whole number from 0 to 10,000,000, not '-1'"),
     (f"warmup_steps={'9' * 5000}", "a whole number from 0 to 10,000,000, not '9999"),
-    ("rule=sandwiches", "sandwich, multi-path or frozen-teacher, not 'sandwiches'"),
+    ("rule=sandwiches", "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher, not 'sandwiches'"),
     ("rule=multi-path", "add --set distill_from=never"),
-    ("sampling=greedy", "strict-fair, fair, uniform, params, largest or macs-bins, not 'greedy'"),
+    ("sampling=greedy", "strict-fair, fair, uniform, params, largest, pool or macs-bins, not 'greedy'"),
     ("rule=frozen-teacher", "distill_from belongs to rule=sandwich, not frozen-teacher"),
     ("sandwich_ramp=3", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
     ("rank_weight=2", "sandwich_ramp and rank_weight belong to rule=frozen-teacher, not sandwich"),
@@ -394,8 +397,7 @@ COMBINATIONS = [
     BadInput(
         "training on a folder of images",
         "train --space resnet48 --data-root . --out new",
-        ("folders of images cannot be read yet", "give --data cifar100"),
-        torch=True,
+        (".: has neither train nor val; a folder of images has train/CLASS/FILE and val/CLASS/FILE",),
     ),
     BadInput(
         "a teacher that is not trained",
@@ -519,6 +521,9 @@ READERS = [
     ("a list to score", f"{SCORE} --archs {{}}"),
     ("a list to train alone", f"{STANDALONE} --archs {{}}"),
     ("scores", RANK.replace("scores.json", "{}")),
+    ("scores to compare with", f"{RANK} --against {{}}"),
+    ("the first scores of an ensemble", ENSEMBLE.replace("scores.json", "{}", 1)),
+    ("scores of an ensemble", ENSEMBLE.replace("scores.acc.json", "{}", 1)),
     ("reference accuracies", RANK.replace("reference.json", "{}")),
     ("a checkpoint to score", f"{SCORE} --checkpoint {{}}"),
     ("a checkpoint to search", f"{SEARCH} --checkpoint {{}}"),
@@ -1525,8 +1530,57 @@ FAILING = [
     ),
 ]
 
+ENSEMBLES = [
+    BadInput("an ensemble of nothing", "ensemble", ("Missing argument 'scores'", "ensemble --help")),
+    BadInput(
+        "an ensemble of one score file",
+        "ensemble scores.json --out out.json",
+        ("scores.json: the mean of one score file is the file itself", "give two, or a --capacity-prior"),
+    ),
+    BadInput(
+        "an ensemble of one score file twice",
+        "ensemble scores.json scores.json --out out.json",
+        ("scores.json: is given twice",),
+    ),
+    BadInput("a prior that is no number", f"{ENSEMBLE} --capacity-prior much", ("should be a valid number", "'much'")),
+    BadInput("a negative prior", f"{ENSEMBLE} --capacity-prior -1", ("-1", "0", "--help")),
+    BadInput("a prior that drowns the scores", f"{ENSEMBLE} --capacity-prior 11", ("11", "10", "--help")),
+    BadInput("a prior that is not finite", f"{ENSEMBLE} --capacity-prior nan", ("nan", "--help")),
+    BadInput(
+        "an ensemble in place of other scores",
+        "ensemble scores.json scores.acc.json --out scores.submission.json",
+        ("scores.submission.json: is there already", "--overwrite"),
+    ),
+    BadInput("an ensemble in place of a member", f"{ENSEMBLE} --out scores.json", ("scores.json", "choose another")),
+    BadInput(
+        "one supernet twice",
+        f"{SCORE} --checkpoint supernet.safetensors",
+        ("--checkpoint supernet.safetensors: is given twice",),
+    ),
+    BadInput(
+        "supernets of two spaces",
+        f"{SCORE} --checkpoint resnet20-cifar100",
+        ("resnet20-cifar100: was trained for space resnet20, supernet.safetensors for digits",),
+    ),
+    BadInput("a comparison without its value", f"{RANK} --against", ("'--against' requires an argument",)),
+    BadInput(
+        "a comparison with scores of no arch that is ranked",
+        f"{RANK} --against other.json",
+        ("other.json: lacks 5 of the archs that are ranked, such as arch1",),
+        written("other.json", '{"x": {"acc": 0.5, "arch": "' + ONES + '"}}'),
+    ),
+]
+
+from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
+from bad_inputs_folders import FOLDERS  # noqa: E402
+from bad_inputs_machines import MACHINES  # noqa: E402 - it needs the words above
+from bad_inputs_study import STUDY_ROWS  # noqa: E402
 
 BAD_INPUTS = [
+    *MACHINES,
+    *FOLDERS,
+    *ANS_ROWS,
+    *STUDY_ROWS,
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,
@@ -1538,6 +1592,7 @@ BAD_INPUTS = [
     *BAD_JOURNALS,
     *ROOTS,
     *FAILING,
+    *ENSEMBLES,
     *search_rows(BadInput),
     *spos_rows(BadInput),
 ]

@@ -44,8 +44,8 @@ ROWS += [
     ),
     (
         "a bound on parameters that no arch meets",
-        f"{SEARCH} --max-params 0.5k",
-        ("--max-params 500: no arch costs as little; the smallest, 1-1-", " parameters; give a larger bound"),
+        f"{SEARCH} --max-params 0.1k",
+        ("--max-params 100: no arch costs as little; the smallest, 1-1-", " parameters; give a larger bound"),
     ),
     ("no such strategy", f"{SEARCH} --strategy greedy", ("'greedy'", "'evolution', 'random'", "search --help")),
     (
@@ -121,6 +121,71 @@ LINES = [
 DAMAGED += [
     (f"a latency {what}", f"{SEARCH} --max-latency-ms 5 --latency-file bad", ("bad: ", said), written("bad", content))
     for what, content, said in LINES
+]
+
+
+EXTRACT = f"extract --checkpoint supernet.safetensors --arch {ONES} --out new.safetensors"
+SPACES = "'resnet20', 'resnet48', "
+
+ROWS += [
+    ("extract without a checkpoint", f"extract --arch {ONES}", ("Missing option '--checkpoint'",)),
+    ("extract without an arch", "extract --checkpoint supernet.safetensors", ("Missing option '--arch'",)),
+    ("a word after extract", f"{EXTRACT} digits", ("(digits)", "extract --help")),
+    (
+        "extract of no such arch",
+        f"{EXTRACT} --arch 5{ONES[1:]}",
+        ("layer 1 of --arch '5-1-", "digits allows 1, 2, 3, 4"),
+    ),
+    ("extract of no code", f"{EXTRACT} --arch ''", ("layer 1 of --arch ''", "write a width as a plain integer")),
+    ("extract of another space", f"{EXTRACT} --space resnet20", ("not resnet20", "leave --space out")),
+    ("extract in no space", f"{EXTRACT} --space nb", ("'nb'", SPACES)),
+    ("extract on other images", f"{EXTRACT} --data cifar10", ("whose classes or image size cifar10 does not have",)),
+    ("extract on no images", f"{EXTRACT} --data mnist", ("'mnist'", "'cifar100', 'cifar10'")),
+    (
+        "extract without a data root",
+        f"{EXTRACT} --checkpoint resnet20-cifar100 --arch {'-'.join(['4'] * 20)}",
+        ("cifar100 needs --data-root",),
+    ),
+    (
+        "extract with a data root that is not there",
+        f"{EXTRACT} --checkpoint resnet20-cifar100 --arch {'-'.join(['4'] * 20)} --data-root odd",
+        ("odd", "--download"),
+    ),
+    ("extract with statistics of each batch", f"{EXTRACT} --bn batch", ("'batch'", "'train', 'test', 'supernet'")),
+    ("extract by more images than there are", f"{EXTRACT} --images 1201", ("--images 1201", "1200 training images")),
+    ("extract by more test images", f"{EXTRACT} --bn test --images 598", ("--images 598", "597 test images")),
+    ("extract by no image", f"{EXTRACT} --images 0", ("--images", "greater than or equal to 1", "not '0'")),
+    ("extract by half an image", f"{EXTRACT} --images 0.5", ("--images", "valid integer", "not '0.5'")),
+    (
+        "images of the supernet's statistics",
+        f"{EXTRACT} --bn supernet --images 5",
+        ("--images 5 belongs to --bn train",),
+    ),
+    ("extract in batches of 0", f"{EXTRACT} --batch-size 0", ("--batch-size", "greater than or equal to 1")),
+    ("extract in batches of 2^64", f"{EXTRACT} --batch-size {HUGE}", ("--batch-size", "less than or equal to", HUGE)),
+    ("extract --overwrite=yes", f"{EXTRACT} --overwrite=yes", ("'--overwrite' does not take a value",)),
+    ("extract --download=yes", f"{EXTRACT} --download=yes", ("'--download' does not take a value",)),
+    ("extract into no folder", f"{EXTRACT} --out no/new.safetensors", ("there is no folder no",)),
+    ("extract over its checkpoint", f"{EXTRACT} --out supernet.safetensors", ("is an input of this job",)),
+    ("extract over a file", f"{EXTRACT} --out list.json", ("list.json: is there already", "--overwrite it")),
+    ("extract into a module of Python", f"{EXTRACT} --out json.safetensors", ("json.py: would hide the module json",)),
+    ("extract into torch", f"{EXTRACT} --out torch.safetensors", ("torch.py: would hide the module torch",)),
+    (
+        "ONNX in the place of the weights",
+        f"{EXTRACT} --onnx new.safetensors",
+        ("new.safetensors: would be written twice",),
+    ),
+    ("ONNX over a file", f"{EXTRACT} --onnx list.json", ("list.json: is there already",)),
+    ("ONNX in no folder", f"{EXTRACT} --onnx no/a.onnx", ("there is no folder no",)),
+]
+DAMAGED += [
+    ("a module that is there", EXTRACT, ("new.py: is there already; choose another name",), written("new.py", "")),
+    (
+        "extract from no checkpoint",
+        EXTRACT,
+        ("supernet.safetensors: is not a safetensors file",),
+        written("supernet.safetensors", b"abc"),
+    ),
 ]
 
 

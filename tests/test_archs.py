@@ -213,11 +213,24 @@ def changed(position: int, digit: str) -> str:
         # the last digit of stage 1 that is present, and the first and the last that are not
         (
             changed(9, "0"),
-            "digit 9 of arch7 {code!r} asks for ratio digit 0; resnet48 allows 1, 2, 3, 4, 5, 6, 7 there",
+            "digit 9 of arch7 {code!r} asks for ratio digit 0; resnet48 allows 1, 2, 3, 4, 5, 6, 7 there, "
+            "since depth 2 of stage 1 has block 2",
         ),
-        (changed(10, "1"), "digit 10 of arch7 {code!r} asks for ratio digit 1; resnet48 allows 0 there"),
-        (changed(15, "1"), "digit 15 of arch7 {code!r} asks for ratio digit 1; resnet48 allows 0 there"),
-        (changed(41, "7"), "digit 41 of arch7 {code!r} asks for ratio digit 7; resnet48 allows 0 there"),
+        (
+            changed(10, "1"),
+            "digit 10 of arch7 {code!r} asks for ratio digit 1; resnet48 allows 0 there, "
+            "since depth 2 of stage 1 leaves out block 3",
+        ),
+        (
+            changed(15, "1"),
+            "digit 15 of arch7 {code!r} asks for ratio digit 1; resnet48 allows 0 there, "
+            "since depth 2 of stage 1 leaves out block 5",
+        ),
+        (
+            changed(41, "7"),
+            "digit 41 of arch7 {code!r} asks for ratio digit 7; resnet48 allows 0 there, "
+            "since depth 4 of stage 3 leaves out block 8",
+        ),
         (DEPTHS_AND_DIGITS[:-1], "arch7 {code!r} has 50 digits; resnet48 has 51 or 52"),
         ("11" + DEPTHS_AND_DIGITS, "arch7 {code!r} has 53 digits; resnet48 has 51 or 52"),
         ("2" + DEPTHS_AND_DIGITS, "arch7 {code!r} starts with 2; a code of 52 digits starts with 1 (size 224)"),
@@ -250,7 +263,8 @@ DIGIT_CHOICES = dict(RESNET48_CODEC.parse(DEPTHS_AND_DIGITS).choices)
         (
             RESNET48_CODEC,
             DIGIT_CHOICES | {"s1b2c2": 0},
-            f"digit 9 of best '{changed(9, '0')}' asks for ratio digit 0; resnet48 allows 1, 2, 3, 4, 5, 6, 7 there",
+            f"digit 9 of best '{changed(9, '0')}' asks for ratio digit 0; resnet48 allows 1, 2, 3, 4, 5, 6, 7 there, "
+            "since depth 2 of stage 1 has block 2",
         ),
         (RESNET48_CODEC, DIGIT_CHOICES | {"depth1": 2.0}, "depth1 of best is 2.0, a float; give an int"),
         (RESNET48_CODEC, DIGIT_CHOICES | {"s5b1c1": 1}, "best has a choice for 's5b1c1', which resnet48 does not have"),

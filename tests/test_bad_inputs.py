@@ -23,6 +23,8 @@ from nni_nas_consistency.files.image_lists import write_image_list
 from nni_nas_consistency.ranking import statistics
 from nni_nas_consistency.scoring.journal import FORMAT
 from nni_nas_consistency.strategies import sampling
+from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import CVPR2022
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,9 @@ def make_valid_files():
     Path("reference.json").write_text(json.dumps(reference))
     write_image_list(Path("images.json"), "digits", range(20), {})
     save_supernet(Path("supernet.safetensors"), tiny_supernet(torch.float32), {"space": "digits", "data": "digits"})
+    run(*"archs sample --space resnet48 --count 3 --out list48.json".split())
+    member = make_supernet(CVPR2022.make_space((10, 3, 8)))
+    save_supernet(Path("supernet48.safetensors"), member, {"data": "folder"})
     run(*SCORE.split(), "--out", "scores.json")
     run(*HALF.split())
     run(*f"train --recipe digits --epochs 1 {FEW} --out run".split())

@@ -175,7 +175,7 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of epochs, lr, .*, init$"),
+        ("depth=3", r"--set depth=3: there is no setting 'depth'; give NAME=VALUE of epochs, lr, .*, stem_norm$"),
         ("lr", r"--set lr: lr is a number of at least 0, not ''$"),
         ("lr=-1", r"lr is a number of at least 0, not '-1'$"),
         ("lr=nan", r"lr is a number of at least 0, not 'nan'$"),
@@ -186,9 +186,15 @@ def test_the_last_change_wins_over_earlier_ones_and_over_another_length():
         ),
         ("warmup_steps=-1", r"warmup_steps is a whole number from 0 to 10,000,000, not '-1'$"),
         ("warmup_steps=1.5", r"warmup_steps is a whole number from 0 to 10,000,000, not '1.5'$"),
-        ("rule=sandwiches", r"rule is sandwich, multi-path or frozen-teacher, not 'sandwiches'$"),
+        (
+            "rule=sandwiches",
+            r"rule is sandwich, sampled-teacher, .*, pool-distillation or frozen-teacher, not 'sandwiches'$",
+        ),
         ("grad_clip=0", r"grad_clip is a number above 0, or none, not '0'$"),
-        ("sampling=greedy", r"sampling is strict-fair, fair, uniform, params, largest or macs-bins, not 'greedy'$"),
+        (
+            "sampling=greedy",
+            r"sampling is strict-fair, fair, uniform, params, largest, pool or macs-bins, not 'greedy'$",
+        ),
         ("distill_from=-1", r"distill_from is an epoch, the first being 0, or never, not '-1'$"),
     ],
 )
@@ -275,6 +281,10 @@ def test_there_are_counts_to_bound():
     [
         ("score --checkpoint resnet20-cifar100 --archs x --images 10001", "cifar100 has 10000 test images"),
         ("search --checkpoint resnet20-cifar100 --images 10001", "cifar100 has 10000 test images"),
+        (
+            "search --checkpoint resnet20-cifar100 --bn train --calibration-images 50001",
+            "cifar100 has 50000 training images",
+        ),
         ("train --data digits --train-images 1201", "digits has 1200 training images; choose 1 to 1200"),
         ("train --data digits --val-images 598", "digits has 597 test images; choose 1 to 597"),
     ],

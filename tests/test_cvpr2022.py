@@ -293,5 +293,5 @@ def test_folders_of_images_cannot_be_read_yet(tmp_path):
     error = run("standalone", "--space", "resnet48", *words[2:], "--out", tmp_path / "alone", code=2).error
     assert "imagenet needs --data-root" in error
     words = ("standalone", "--space", "resnet48", *words[2:], "--data-root", tmp_path, "--out", tmp_path / "alone")
-    assert "folders of images cannot be read yet" in run(*words, code=2).error
+    assert "has neither train nor val; a folder of images has train/CLASS/FILE and" in run(*words, code=2).error
     assert {system.space for system in SYSTEMS} >= {system.space for system in VARIANTS}

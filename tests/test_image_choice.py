@@ -11,7 +11,7 @@ from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.image_lists import read_image_list, write_image_list
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.scoring.image_choice import choose_images, scores_of_images
+from nni_nas_consistency.scoring.image_choice import scores_of_images, select_images
 from nni_nas_consistency.scoring.images import image_scoring
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.supernet.checkpoint import save_supernet
@@ -48,7 +48,7 @@ def low_rank_scores(archs, images):
 
 def test_chosen_images_score_other_archs_as_all_images_do():
     scores = low_rank_scores(80, 1000)
-    chosen = choose_images(scores[:40], 50, torch.Generator().manual_seed(1))
+    chosen = select_images(scores[:40], 50, torch.Generator().manual_seed(1))
     assert len(chosen.unique()) == 50
 
     def error(images):
@@ -61,7 +61,7 @@ def test_chosen_images_score_other_archs_as_all_images_do():
 
 def test_the_choice_depends_on_the_generator_alone():
     scores = low_rank_scores(20, 100)
-    one, same, other = (choose_images(scores, 10, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    one, same, other = (select_images(scores, 10, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

@@ -98,7 +98,7 @@ def test_json_holds_everything_and_reads_back_exactly(written):
     report = report_of()
     read = json.loads((written / "report.json").read_text(encoding="utf-8"))
     described = ["title", "settings", "provenance", "score_label", "reference_label"]
-    assert list(read) == [*described, "consistency", "baselines", "archs"]
+    assert list(read) == [*described, "consistency", "baselines", "against", "archs"]
     assert (read["title"], read["settings"], read["provenance"]) == (report.title, report.settings, report.provenance)
     assert read["consistency"] == {
         "n": 20,

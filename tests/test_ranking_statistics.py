@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nni_nas_consistency.ranking.statistics import (
+    Interval,
     kendall_tau,
+    paired_differences,
     pearson,
     rank_consistency,
     ranks,
@@ -264,3 +266,40 @@ def test_fewer_than_two_repeats_have_no_halves(shape):
     with pytest.raises(ValueError) as error:
         split_half(np.ones(shape))
     assert str(error.value) == f"values have shape {shape}; split halves need [archs, repeats], at least 2 repeats"
+
+
+def test_differences_are_those_of_the_correlations_over_one_draw_of_archs():
+    scores, reference = normal_pair(40, 0.9, 1)
+    others = normal_pair(40, 0.3, 2)[0]
+    found = paired_differences(scores, others, reference, seed=5, resamples=1)
+    chosen = np.random.default_rng(5).integers(40, size=40)
+    for name, correlation in CORRELATIONS.items():
+        interval = getattr(found, name)
+        assert interval.value == correlation(scores, reference) - correlation(others, reference)
+        drawn = [correlation(values[chosen], reference[chosen]) for values in (scores, others)]
+        assert interval.low == interval.high == drawn[0] - drawn[1]
+
+
+def test_a_small_difference_is_seen_in_pairs_where_the_intervals_of_both_overlap():
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=300)
+    shared = reference + 0.5 * generator.normal(size=300)
+    better, worse = shared, shared + 0.15 * generator.normal(size=300)
+    alone = [rank_consistency(scores, reference, resamples=200).pearson for scores in (better, worse)]
+    assert alone[0].low < alone[1].high
+    assert paired_differences(better, worse, reference, resamples=200).pearson.low > 0
+
+
+def test_scores_differ_from_themselves_by_nothing_and_swapped_by_the_opposite():
+    scores, reference = normal_pair(30, 0.8, 3)
+    others = normal_pair(30, 0.5, 4)[0]
+    none = paired_differences(scores, scores, reference, resamples=20)
+    assert {none.kendall, none.pearson, none.spearman} == {Interval(0.0, 0.0, 0.0)}
+    one = paired_differences(scores, others, reference, resamples=50, absolute_pearson=True).pearson
+    other = paired_differences(others, scores, -reference, resamples=50, absolute_pearson=True).pearson
+    assert (one.value, one.low) == pytest.approx((-other.value, -other.high))
+
+
+def test_scores_that_are_all_equal_have_no_difference():
+    assert paired_differences([1, 1, 1], [1, 2, 3], [1, 2, 3]) is None
+    assert paired_differences([1, 2, 3], [1, 1, 1], [1, 2, 3]) is None

@@ -260,12 +260,12 @@ def test_a_second_writer_of_a_shard_is_refused_until_the_first_is_gone(tmp_path)
         assert list(second.segments) == [0, 2]
 
 
-def test_a_disk_without_locks_is_refused(tmp_path, monkeypatch):
+def test_a_disk_that_cannot_be_locked_for_another_reason_is_refused(tmp_path, monkeypatch):
     def flock(file, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(journal_module.fcntl, "flock", flock)
-    with pytest.raises(FileError, match=r"cannot be locked \(No locks available\); put --out on a local disk$"):
+    with pytest.raises(FileError, match=r"cannot be locked \(Input/output error\); put --out on a local disk$"):
         Journal(tmp_path / "scores.journal", MADE_BY)
 
 

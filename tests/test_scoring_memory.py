@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def test_batches_of_one_size_are_joined_and_stay_in_order():
     batches = [random_batch(size, seed) for seed, size in enumerate((4, 4, 4, 3, 4))]
-    chunks = image_chunks(batches, most=2)
+    chunks = list(image_chunks(batches, most=2))
     assert [(chunk.batches, len(chunk.labels)) for chunk in chunks] == [(2, 8), (1, 4), (1, 3), (1, 4)]
     assert torch.equal(torch.cat([chunk.images for chunk in chunks]), torch.cat([images for images, _ in batches]))
     assert torch.equal(torch.cat([chunk.labels for chunk in chunks]), torch.cat([labels for _, labels in batches]))

@@ -449,7 +449,10 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
         ({"n": 1}, "n is 1; rule 'sandwich' needs at least 2 archs per step"),
         ({"n": 2, "always": pool(3)}, "n is 2; rule 'sandwich' needs at least 3 archs per step"),
         ({"n": 0, "rule": "multi-path"}, "n is 0; rule 'multi-path' needs at least 1 archs per step"),
-        ({"rule": "slimmable"}, "rule is 'slimmable'; allowed are 'sandwich', 'multi-path', 'frozen-teacher'"),
+        (
+            {"rule": "slimmable"},
+            "rule is 'slimmable'; allowed are 'sandwich', 'multi-path', 'pool-distillation', 'frozen-teacher'",
+        ),
         (
             {"rule": "frozen-teacher"},
             "rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither",
@@ -460,7 +463,7 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
         ),
         (
             {"rule": "multi-path", "always": pool(1)},
-            "always belongs to rule='sandwich'; leave it out, or change the rule",
+            "always belongs to rule='sandwich' and 'pool-distillation'; leave it out, or change the rule",
         ),
         ({"always": []}, "always is empty; name at least one arch, which is the teacher"),
         ({"stacking": "fast"}, "stacking is 'fast'; allowed are 'auto', 'stacked', 'sliced'"),
@@ -478,13 +481,21 @@ def test_settings_that_cannot_be_honoured_are_refused(settings, message):
             "precision is '16-mixed'; float16 needs scaled gradients, whose norm would be clipped wrongly: "
             "use 'bf16-mixed' or '32-true'",
         ),
-        ({"devices": 2}, "Trainer asks for 2 processes; SandwichStrategy runs in one: set devices=1"),
+        (
+            {"devices": 2, "strategy": "ddp_spawn"},
+            "Trainer asks for 2 processes in another way than by subprocesses: set strategy='ddp', or devices=1",
+        ),
+        (
+            {"devices": 2, "strategy": "ddp", "sync_batchnorm": True},
+            "Trainer asks for sync_batchnorm, which would put torch's SyncBatchNorm, of one width, in the place of the "
+            "elastic batch norms: leave it out; each process normalises with its own images",
+        ),
         (
             {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"},
             "SandwichStrategy clips by norm, not by value; use Trainer(gradient_clip_algorithm='norm')",
         ),
     ],
-    ids=["float16", "processes", "clipping by value"],
+    ids=["float16", "spawned processes", "synchronised batch norm", "clipping by value"],
 )
 def test_trainers_that_would_train_a_wrong_supernet_are_refused(trainer, message):
     assert refusal_of_run(SandwichStrategy(2), evaluator_for(*small_batch(), **trainer)) == message

@@ -28,6 +28,7 @@ from nni_nas_consistency.strategies.sampling import (
     UniformSampler,
     spread_archs,
     strict_fair_sampler,
+    uniform_pool,
 )
 from spaces import Constrained
 
@@ -39,6 +40,7 @@ SAMPLERS = {
     "strict-fair": strict_fair_sampler,
     "params": lambda domain, generator: ParamsSampler(domain, generator, params=depth_of),
     "pool": lambda domain, generator: PoolSampler(POOL, generator),
+    "weighted pool": lambda domain, generator: PoolSampler(POOL, generator, weights=range(len(POOL))),
 }
 EVERY_SAMPLER = pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
 FAIR_SAMPLERS = pytest.mark.parametrize("make", [FairSampler, strict_fair_sampler], ids=["fair", "strict-fair"])
@@ -78,7 +80,8 @@ def test_a_seed_decides_the_archs_which_are_as_many_as_asked_for(make, seed, siz
 
 @EVERY_SAMPLER
 def test_another_seed_gives_other_archs(make):
-    assert len({tuple(drawn(seeded(make, seed), [10])) for seed in range(10)}) == 10
+    first_pass = len(POOL) if make is SAMPLERS["pool"] else 0
+    assert len({tuple(drawn(seeded(make, seed), [first_pass + 10])) for seed in range(10)}) == 10
 
 
 @EVERY_SAMPLER
@@ -305,10 +308,42 @@ def test_a_pool_gives_each_arch_once_before_any_comes_again(seed, sizes):
         assert set(round_) <= set(POOL)
 
 
-def test_the_rounds_of_a_pool_have_different_orders():
-    archs = seeded(SAMPLERS["pool"], 5).draw(2 * len(POOL))
-    assert archs[: len(POOL)] != archs[len(POOL) :]
-    assert archs[: len(POOL)] != POOL
+def test_a_pool_is_drawn_in_its_order_first_and_reshuffled_each_pass():
+    archs = seeded(SAMPLERS["pool"], 5).draw(3 * len(POOL))
+    first, second, third = (archs[start : start + len(POOL)] for start in range(0, len(archs), len(POOL)))
+    assert first == POOL
+    assert second != POOL and third != POOL and second != third
+
+
+def test_archs_of_a_weighted_pool_come_in_proportion_to_their_weights():
+    sampler = PoolSampler(POOL[:4], torch.Generator().manual_seed(1), weights=(0, 1, 0.5, 2.5))
+    counts = Counter(POOL.index(arch) for arch in sampler.draw(4000))
+    assert set(counts) == {1, 2, 3}
+    assert chisquare([counts[1], counts[2], counts[3]], [1000, 500, 2500]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1, 2), "the pool has 3 archs and 2 weights; give one for each"),
+        ((1, -1, 3), f"the weight of arch '{POOL[1].code}' is -1; it must be a number of at least 0"),
+        ((1, float("nan"), 3), f"the weight of arch '{POOL[1].code}' is nan; it must be a number of at least 0"),
+        ((0, 0, 0), "the weights of the pool sum to 0; the sum must be above 0 and finite, or no arch could be drawn"),
+    ],
+)
+def test_weights_that_cannot_be_drawn_by_are_refused(weights, message):
+    with pytest.raises(InputError) as error:
+        PoolSampler(POOL[:3], torch.Generator(), weights=weights)
+    assert str(error.value) == message
+
+
+def test_a_uniform_pool_has_distinct_archs_and_says_where_there_are_not_so_many():
+    archs = uniform_pool(SMALL, 24, torch.Generator().manual_seed(3))
+    assert len(set(archs)) == 24
+    assert archs == uniform_pool(SMALL, 24, torch.Generator().manual_seed(3))
+    assert archs != uniform_pool(SMALL, 24, torch.Generator().manual_seed(4))
+    with pytest.raises(InputError, match=r"^small: \d+ draws gave 24 different archs; ask for fewer$"):
+        uniform_pool(SMALL, 25, torch.Generator().manual_seed(3))
 
 
 def test_an_empty_pool_is_refused():

@@ -238,12 +238,23 @@ class DigitCodec:
                 what = "depth" if position < stages else "ratio digit"
                 raise ArchError(
                     f"digit {position + 1} of {name} {code!r} asks for {what} {digit}; "
-                    f"{self.space} allows {', '.join(map(str, allowed))} there"
+                    f"{self.space} allows {', '.join(map(str, allowed))} there" + self._because(position, digit, digits)
                 )
         choices = dict(zip(self.labels, digits, strict=True))
         for label, of_first_block in absent.items():
             choices[label] = choices[of_first_block]
         return Arch(code, Choices(choices))
+
+    def _because(self, position: int, digit: int, digits: Sequence[int]) -> str:
+        """Return the depth that says whether a block is there, where a digit says otherwise."""
+        match = re.match(r"s(\d+)b(\d+)", self.labels[position])
+        if match is None:
+            return ""
+        stage, block = int(match[1]), int(match[2])
+        depth = digits[stage - 1]
+        if (digit == 0) == (block > depth):
+            return ""
+        return f", since depth {depth} of stage {stage} {'has' if block <= depth else 'leaves out'} block {block}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import signal
 import sys
@@ -46,7 +47,8 @@ def quiet_libraries() -> None:
     """Silence warnings of libraries that are no concern of the user."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def command_line(context: typer.Context) -> list[str]:
@@ -94,8 +96,11 @@ def saying_what_is_kept(kept: Callable[[], str]) -> Iterator[None]:
 
 def kept_in_journal(path: Path) -> str:
     """Say whether a journal keeps scored archs, and how to go on."""
-    entries = path.read_bytes().count(b"\n") - 1 if path.is_file() else 0  # the first line says what is scored
-    if entries < 1:
+    names = [path, *path.parent.glob(f"{glob.escape(path.name)}.*")]  # without locks, every process has one
+    counts = [
+        each.read_bytes().count(b"\n") - 1 for each in names if each.is_file()
+    ]  # a first line says what is scored
+    if max(counts, default=0) < 1:
         return "no score is kept yet: the same command begins anew"
     return f"the archs that are scored are kept in {path}: give the same command again to go on"
 

@@ -12,6 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
+    CacheOption,
     Checkpoint,
     DataOption,
     DeviceOption,
@@ -20,6 +21,9 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SeedOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
@@ -40,6 +44,10 @@ def images_choose(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("images.json"),
     count: Annotated[
         int, count_option("--count", "Images to choose.", most=50_000, why="no data set has more images")
@@ -66,7 +74,14 @@ def images_choose(
 
     Archs are scored on all images first. Reference accuracies take no part.
     """
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    folder = parse.FolderWords(
+        data_root,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     data_set.check_count("--count", count, train=False)
     job = jobs.ChooseImagesJob(
         system,

@@ -27,6 +27,8 @@ from typer.main import get_group
 from nni_nas_consistency.cli.archs import archs_app
 from nni_nas_consistency.cli.console import INTERRUPTED, TERMINATED, Stopped, quiet_libraries, say, sigterm_raises
 from nni_nas_consistency.cli.doctor import doctor
+from nni_nas_consistency.cli.ensemble import ensemble
+from nni_nas_consistency.cli.extract import extract
 from nni_nas_consistency.cli.images import images_app
 from nni_nas_consistency.cli.nnictl import nnictl
 from nni_nas_consistency.cli.quickstart import quickstart
@@ -36,11 +38,12 @@ from nni_nas_consistency.cli.search import search
 from nni_nas_consistency.cli.shrink import shrink
 from nni_nas_consistency.cli.spaces import spaces_app
 from nni_nas_consistency.cli.standalone import standalone
+from nni_nas_consistency.cli.study import study
 from nni_nas_consistency.cli.train import train
 from nni_nas_consistency.errors import InputError, Terminated
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-for verb in (quickstart, train, score, rank, standalone, shrink, search, doctor):
+for verb in (quickstart, train, score, rank, ensemble, standalone, shrink, search, extract, study, doctor):
     app.command()(verb)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
     nnictl

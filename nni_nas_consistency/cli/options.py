@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nni_nas_consistency.cli.parse import DataWord, SpaceWord
+from nni_nas_consistency.images.folder_options import MOST_WORKERS
 
 
 def count_option(name: str, help_text: str, *, most: int, why: str, least: int = 1) -> Any:
@@ -37,7 +38,52 @@ SpaceOption = Annotated[
 DataOption = Annotated[
     DataWord | None, typer.Option("--data", help="Data set; by default that of the checkpoint, else of the space.")
 ]
-RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data set.")]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder that holds the data set; of images: train/CLASS/FILE, val/CLASS/FILE."),
+]
+SideOption = Annotated[
+    int | None,
+    count_option(
+        "--side",
+        "Side in pixels that the images of a folder are resized to; by default that of the checkpoint, else 224.",
+        most=2048,
+        why="larger images do not fit the memory",
+    ),
+]
+SmallestCropOption = Annotated[
+    float | None,
+    typer.Option(
+        "--smallest-crop",
+        help="Smallest random crop of a folder's training images, as a share of their area; 0.08 by default.",
+    ),
+]
+ValFractionOption = Annotated[
+    float | None,
+    typer.Option(
+        "--val-fraction", help="Hold out this share of each class in a folder's train, as test images in place of val."
+    ),
+]
+ValFilesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--val-files", help="Hold out the images of train that this text file names, one CLASS/FILE a line, instead."
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder for the decoded test images of a folder; by default DATA-ROOT/prepared."),
+]
+WorkersOption = Annotated[
+    int | None,
+    count_option(
+        "--workers",
+        "Processes that decode a folder's images; 0: none of their own. By default one for each processor, up to 8.",
+        least=0,
+        most=MOST_WORKERS,
+        why="each is a process",
+    ),
+]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set into --data-root if missing.")]
 OutFile = Annotated[Path, typer.Option("--out", help="Output file.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Output folder; created if missing.")]

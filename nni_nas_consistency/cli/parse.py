@@ -6,9 +6,10 @@ So a bad word is found in a fraction of a second, before anything heavy is impor
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,7 @@ from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.shrinkings import read_shrinking
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
 from nni_nas_consistency.images.augmentation import Augmentation
+from nni_nas_consistency.images.folder_options import FolderOptions, class_names, resizing_to
 from nni_nas_consistency.search.constraints import CostName
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
 from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
@@ -38,20 +40,61 @@ SpaceWord = Literal[
     "spos-digits-blocks",
     "efficient-cifar",
 ]
-DataWord = Literal["cifar100", "cifar10", "digits", "imagenet"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "cvpr2022", "spos-cifar", "spos-digits"]
-PrecisionWord = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
+RecipeWord = Literal["nazarick", "short", "ans", "digits", "ans-digits", "cvpr2022", "spos-cifar", "spos-digits"]
+PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
 MOST_IMAGES = 50_000
 MOST_STEPS = 10_000_000
+MOST_POOLED = 100_000
 MOST_BINS = 100
 
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
+class FolderWords:
+    """What the command line says of a folder of images; None where it says nothing.
+
+    Args:
+        root: The folder.
+        side: Side of the squares that images become, in pixels.
+        smallest_crop: Smallest random crop, as a share of the area.
+        val_fraction: Share of the training images that are held out.
+        val_files: List of the training images that are held out.
+        cache: Folder of decoded images.
+        workers: Processes that decode.
+    """
+
+    root: Path | None = None
+    side: int | None = None
+    smallest_crop: float | None = None
+    val_fraction: float | None = None
+    val_files: Path | None = None
+    cache: Path | None = None
+    workers: int | None = None
+
+    def options(self) -> dict[str, object]:
+        """Return what is given besides the folder, by the word on the command line."""
+        values = {
+            "--side": self.side,
+            "--smallest-crop": self.smallest_crop,
+            "--val-fraction": self.val_fraction,
+            "--val-files": self.val_files,
+            "--cache": self.cache,
+            "--workers": self.workers,
+        }
+        return {option: value for option, value in values.items() if value is not None}
+
+
 def system_and_data(
-    space: str | None, data: str | None, *, checkpoint: Path | None = None, recipe: str | None = None
+    space: str | None,
+    data: str | None,
+    *,
+    checkpoint: Path | None = None,
+    recipe: str | None = None,
+    folder: FolderWords = FolderWords(),
 ) -> tuple[System, DataSet]:
     """Return the system and the data set of a command.
 
@@ -62,11 +105,15 @@ def system_and_data(
         CheckpointError: The checkpoint cannot be read.
         InputError: The checkpoint was trained for a different space or on different images than those that are named.
     """
-    trained, of_checkpoint = (None, None) if checkpoint is None else _trained_for(checkpoint)
+    trained, of_checkpoint, shape = (None, None, None) if checkpoint is None else _trained_for(checkpoint)
     system = _system(space, data, trained, recipe)
     if trained not in (system, None):
         raise InputError(f"{checkpoint}: was trained for space {trained.space}, not {system.space}; leave --space out")
-    chosen = _named(DATA_SETS, data) or of_checkpoint or system.data
+    chosen = _named([system.data, *DATA_SETS], data) or of_checkpoint or system.data
+    if chosen.folder is not None:
+        return system, _folder_of(chosen, folder, checkpoint, shape)
+    for option in folder.options():
+        raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
     if of_checkpoint is not None and of_checkpoint.shape != chosen.shape:
         raise InputError(
             f"{checkpoint}: was trained on {of_checkpoint.name}, whose classes or image size {chosen.name} does not "
@@ -75,8 +122,65 @@ def system_and_data(
     return system, chosen
 
 
-def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
-    """Return the system of a checkpoint, and its data set if it is one of ours.
+def _folder_of(
+    data: DataSet, words: FolderWords, checkpoint: Path | None, trained: tuple[int, int, int] | None
+) -> DataSet:
+    """Return a folder of images, with what the command line says of it.
+
+    Args:
+        data: The data set; where it has no classes, they are counted.
+        words: What is said of it.
+        checkpoint: The checkpoint that is used, if any.
+        trained: Classes, channels and side of the images that it was trained on, if it says so.
+
+    Raises:
+        InputError: There is no such folder, a value is out of range, or the checkpoint is for other images.
+    """
+    assert data.folder is not None
+    classes, channels, side = data.shape
+    if not classes and trained is not None:
+        side = trained[2]
+    if not classes and trained is not None and words.root is None:
+        classes = trained[0]
+    elif not classes:
+        data.check_root(words.root)
+        assert words.root is not None
+        classes = len(class_names(words.root.expanduser()))
+    resizing = data.folder.resizing
+    if (words.side or side) != resizing.side:
+        resizing = replace(resizing_to(words.side or side), interpolation=resizing.interpolation)
+    if words.smallest_crop is not None:
+        resizing = replace(resizing, smallest_crop=words.smallest_crop)
+    options = FolderOptions(resizing, words.val_fraction, words.val_files, words.cache, words.workers)
+    shape = (classes, channels, resizing.side)
+    if trained not in (shape, None):
+        raise InputError(
+            f"{checkpoint}: was trained for {trained[0]} classes of images of {trained[2]} pixels; {data.name} has "
+            f"{classes} classes and {resizing.side} pixels: give its own --data, --data-root and --side"
+        )
+    return replace(data, shape=shape, counts=None if options.holds_out else data.counts, folder=options)
+
+
+def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
+    """See that all checkpoints are of one system, and none is given twice.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read.
+        InputError: One is of another system, or given twice.
+    """
+    for place, checkpoint in enumerate(checkpoints):
+        if checkpoint in checkpoints[:place]:
+            raise InputError(f"--checkpoint {checkpoint}: is given twice; its scores would count twice")
+        trained, _, _ = _trained_for(checkpoint)
+        if trained != system:
+            raise InputError(
+                f"{checkpoint}: was trained for space {trained.space}, {checkpoints[0]} for {system.space}; "
+                "average supernets of one space"
+            )
+
+
+def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None, tuple[int, int, int] | None]:
+    """Return the system of a checkpoint, its data set if it is one of ours, and the shape of its images if it says so.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or its space, its sharing or its data set has no word.
@@ -93,7 +197,15 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None]:
     data = header.about.get("data")
     if data is not None and not isinstance(data, str):
         raise CheckpointError(f"{checkpoint}: 'data' of its metadata is {data!r}; expected a name such as cifar100")
-    return system, _named(DATA_SETS, data)
+    return system, _named(DATA_SETS, data), _shape_of(header.space)
+
+
+def _shape_of(space: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return classes, channels and side of the images that a space is for, if its arguments say so."""
+    classes, channels, side = (space.get(name) for name in ("num_classes", "in_channels", "image_size"))
+    if type(classes) is int and type(channels) is int and type(side) is int:
+        return classes, channels, side
+    return None
 
 
 def _words(systems: Sequence[System]) -> str:
@@ -139,8 +251,28 @@ def _space_of_scores(scores: Path) -> str | None:
     return None if space is None else str(space)
 
 
+def check_ensemble(scores: Sequence[Path], capacity_prior: float) -> None:
+    """See that there is something to average, and nothing twice.
+
+    Raises:
+        InputError: There is one score file and no prior, or a file is given twice.
+    """
+    if len(scores) == 1 and not capacity_prior:
+        raise InputError(f"{scores[0]}: the mean of one score file is the file itself; give two, or a --capacity-prior")
+    for place, path in enumerate(scores):
+        if path in scores[:place]:
+            raise InputError(f"{path}: is given twice; its scores would count twice")
+
+
 def recipe_of(
-    word: str | None, system: System, data: DataSet, epochs: int | None, n: int | None, changes: Sequence[str]
+    word: str | None,
+    system: System,
+    data: DataSet,
+    epochs: int | None,
+    n: int | None,
+    changes: Sequence[str],
+    *,
+    from_phase: int = 0,
 ) -> Recipe:
     """Return a recipe, changed where epochs, archs per step or other settings are given.
 
@@ -152,9 +284,11 @@ def recipe_of(
         n: Archs per step of the last phase; None: the recipe's.
         changes: Texts like `lr=0.2` for the last phase, or `phase0_lr=0.2` for another one; they win over the other
             arguments, and later ones over earlier ones.
+        from_phase: The phases before this one are left out.
 
     Raises:
-        InputError: The recipe is for images with other channels, or a change has an unknown name or bad value.
+        InputError: The recipe is for images with other channels, or has no such phase; or a change has an unknown name
+            or bad value.
     """
     recipe = system.recipes[0] if word is None else _named(RECIPES, word)
     assert recipe is not None
@@ -164,18 +298,68 @@ def recipe_of(
             f"recipe {recipe.name} is for images with {recipe.channels} channel(s), {data.name} has {channels}; "
             "give another --recipe or --data"
         )
-    inits = [change.partition("=")[2] for change in changes if change.startswith("init=")]
-    changes = [change for change in changes if not change.startswith("init=")]
-    if inits:
-        recipe = replace(recipe, init=_read(f"init={inits[-1]}", "init", inits[-1], *INIT_READER))
+    recipe, changes = _recipe_changed(recipe, changes)
+    if from_phase >= len(recipe.phases):
+        raise InputError(
+            f"--from-phase {from_phase}: recipe {recipe.name} has the phases 0 to {len(recipe.phases) - 1}"
+        )
     recipe = recipe if epochs is None else recipe.for_epochs(epochs)
     phases = [*recipe.phases[:-1], replace(recipe.phases[-1], n=n or recipe.phases[-1].n)]
     for change in changes:
         index, setting = _phase_of(change, len(phases))
+        if index < from_phase:
+            raise InputError(f"--set {_cut(change)}: --from-phase {from_phase} leaves phase {index} out")
         phases[index] = _changed(phases[index], setting, change)
     for phase in phases:
         phase.check()
-    return replace(recipe, phases=tuple(phases))
+    return replace(recipe, phases=tuple(phases)).from_phase(from_phase)
+
+
+def _recipe_changed(recipe: Recipe, changes: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Return a recipe with those settings changed that are not of a phase, and the other changes."""
+    others = []
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name in RECIPE_READERS:
+            recipe = replace(recipe, **{name: _read(change, name, text, *RECIPE_READERS[name])})
+        else:
+            others.append(change)
+    return recipe, others
+
+
+def weights_of(weights: Path | None, from_phase: int) -> Path | None:
+    """Return the checkpoint to start from: the one that is named, or the end of the phase before in a run's folder.
+
+    Raises:
+        InputError: Training shall begin with a later phase, and there are no weights to begin with.
+    """
+    if weights is None and from_phase:
+        raise InputError(
+            f"--from-phase {from_phase} needs --weights: the supernet that phase {from_phase - 1} ended with, or the "
+            "folder of the run that it was in"
+        )
+    if weights is None or not from_phase or not os.path.isdir(weights):
+        return weights
+    return weights / f"phase{from_phase - 1}" / "supernet.safetensors"
+
+
+def pools_of(texts: Sequence[str]) -> tuple[Path | None, dict[int, Path]]:
+    """Return the pool of all phases, and those of single ones, from texts like `pool.json` and `phase4=other.json`.
+
+    Raises:
+        InputError: A phase has two pools.
+    """
+    pools: dict[int | None, Path] = {}
+    for text in texts:
+        match = re.fullmatch(r"phase(\d{1,9})=(.*)", text, re.ASCII | re.DOTALL)
+        phase, path = (None, text) if match is None else (int(match[1]), match[2])
+        if phase in pools:
+            which = "all phases" if phase is None else f"phase {phase}"
+            raise InputError(
+                f"--pool {_cut(text)}: {which} would have two pools; give one, and phase4=… for another in phase 4"
+            )
+        pools[phase] = Path(path)
+    return pools.get(None), {phase: path for phase, path in pools.items() if phase is not None}
 
 
 def _phase_of(change: str, phases: int) -> tuple[int, str]:
@@ -323,7 +507,7 @@ def _changed(phase: Phase, setting: str, change: str) -> Phase:
         return replace(phase, optimization=replace(phase.optimization, **{name: value}))
     if name in PHASE_READERS:
         return replace(phase, **{name: _read(change, name, text, *PHASE_READERS[name])})
-    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, "init"])
+    raise _no_setting(change, name, ["epochs", *OPTIMIZATION_READERS, *PHASE_READERS, *RECIPE_READERS])
 
 
 def _read(change: str, name: str, text: str, read: Callable[[str], Value], allowed: str) -> Value:
@@ -378,6 +562,15 @@ def _batch(text: str) -> int:
     return value
 
 
+def _size_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    value = int(text)
+    if not 1 <= value <= MOST_POOLED:
+        raise ValueError(text)
+    return value
+
+
 def _epoch_or_never(text: str) -> int | None:
     return None if text == "never" else _count(text)
 
@@ -409,16 +602,17 @@ def _macs_bins_or_none(text: str) -> tuple[float, float, int] | None:
     return float(low), float(high), int(bins)
 
 
-INIT_READER: tuple[Callable[[str], Any], str] = (
-    _one_of("kaiming-fan-out", "torch", "channels-in"),
-    "kaiming-fan-out, torch or channels-in",
-)
+RECIPE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "init": (_one_of("kaiming-fan-out", "torch", "channels-in"), "kaiming-fan-out, torch or channels-in"),
+    "stem_norm": (_one_of("affine", "plain"), "affine or plain"),
+}
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
     _count,
     f"a whole number from 0 to {MOST_STEPS:,}; a phase of 0 epochs is left out",
 )
 OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "lr": (_number, "a number of at least 0"),
+    "end_lr": (_number, "a number of at least 0"),
     "weight_decay": (_number, "a number of at least 0"),
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
@@ -434,10 +628,13 @@ LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "n": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}"),
-    "rule": (_one_of("sandwich", "multi-path", "frozen-teacher"), "sandwich, multi-path or frozen-teacher"),
+    "rule": (
+        _one_of("sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"),
+        "sandwich, sampled-teacher, multi-path, pool-distillation or frozen-teacher",
+    ),
     "sampling": (
-        _one_of("strict-fair", "fair", "uniform", "params", "largest", "macs-bins"),
-        "strict-fair, fair, uniform, params, largest or macs-bins",
+        _one_of("strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"),
+        "strict-fair, fair, uniform, params, largest, pool or macs-bins",
     ),
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
@@ -446,6 +643,7 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
     "rank_weight": (_number, "a number of at least 0"),
     "rank_ramp": (_count, f"a whole number of epochs from 0 to {MOST_STEPS:,}"),
+    "pool_size": (_size_or_none, f"a whole number from 1 to {MOST_POOLED:,}, or none"),
     "macs_bins": (_macs_bins_or_none, f"FROM:TO:BINS in MACs, such as 290e6:360e6:7, 1 to {MOST_BINS} bins; or none"),
 }
 

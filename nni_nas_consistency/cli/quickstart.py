@@ -7,8 +7,7 @@ unit of one channel, and reference accuracies made by `nni-consistency standalon
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -59,7 +58,7 @@ def quickstart(
 
 def _train_score_rank(out: Path, recipe: Recipe, seed: int, made_by: Mapping[str, str]) -> Report:
     system, data = EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data
-    with one_thread(), as_file(files("nni_nas_consistency") / "assets" / "digits" / "reference.json") as reference:
+    with jobs.threads(1), as_file(files("nni_nas_consistency") / "assets" / "digits" / "reference.json") as reference:
         begun = time.monotonic()
         job = jobs.TrainJob(system, data, recipe, out, seed=seed, device="cpu", provenance=made_by)
         checkpoint = jobs.train(job, progress=progress_bar, write=say)
@@ -76,20 +75,3 @@ def _kept(out: Path) -> str:
     if supernet.is_file():
         return f"{supernet} and the archs that are scored are kept: give the same command again to go on"
     return kept_of_training(out)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: for networks this small a second thread costs more than it gains.
-
-    Four epochs took 17 s of processor time on one thread and 81 s on two. And results are the same on all machines with
-    the same torch and instruction set, however many cores they have.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -31,6 +31,10 @@ def rank(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     common: Annotated[bool, typer.Option("--common", help="Rank only the archs that both files have.")] = False,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Score file of another supernet: by how much SCORES rank better; may be given again."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots into this folder.")] = None,
     seed: SeedOption = 0,
     resamples: Annotated[
@@ -49,6 +53,7 @@ def rank(
         scores,
         reference,
         common=common,
+        against=tuple(against or ()),
         seed=seed,
         resamples=resamples,
         provenance=provenance(command_line(context)),
@@ -61,7 +66,9 @@ def rank(
         from nni_nas_consistency.ranking.report import lines, write_report
 
     if as_json:
-        print(json.dumps({"scores": asdict(result.consistency), **{k: asdict(v) for k, v in result.baselines.items()}}))
+        columns = {"scores": asdict(result.consistency), **{k: asdict(v) for k, v in result.baselines.items()}}
+        differences = {name: None if found is None else asdict(found) for name, found in result.against.items()}
+        print(json.dumps({**columns, **({"against": differences} if against else {})}))
     else:
         print("\n".join(lines(result)))
     if report is not None:

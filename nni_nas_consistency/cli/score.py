@@ -12,7 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import kept_in_journal, progress, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
-    Checkpoint,
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -21,17 +21,31 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SpaceOption,
     TestImagesOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.score_files import beside, journal_beside
 
 
 def score(
-    checkpoint: Checkpoint,
+    checkpoints: Annotated[
+        list[Path],
+        typer.Option(
+            "--checkpoint",
+            help="supernet.safetensors of a training run; or resnet20-cifar100, which is shipped. Given again: the "
+            "mean of the standardised scores of all of them.",
+        ),
+    ],
     archs: Archs,
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("scores.json"),
     limit: LimitOption = None,
     images: TestImagesOption = None,
@@ -80,12 +94,20 @@ def score(
 
     Finished archs are kept in a journal beside --out: after a crash, run the same command again to continue.
     """
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    folder = parse.FolderWords(
+        data_root,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoints[0], folder=folder)
+    parse.check_same_system(system, checkpoints)
     data_set.check_count("--images", images, train=False)
     job = jobs.ScoreJob(
         system,
         data_set,
-        checkpoint,
+        checkpoints[0],
         archs,
         out,
         data_root=data_root,
@@ -104,6 +126,9 @@ def score(
         overwrite=overwrite,
         device=device,
     )
+    if len(checkpoints) > 1:
+        _score_by_each(job, checkpoints)
+        return
     with saying_what_is_kept(lambda: kept_in_journal(journal_beside(out, job.shard))):
         scored = jobs.score(job, progress=progress)
     for path in scored.files:
@@ -112,3 +137,12 @@ def score(
         say(f"shared prefixes saved {scored.saved_macs:.0%} of the MACs of scoring one by one")
     if out in scored.files and beside(out, "submission") not in scored.files:
         say("all scores are equal, so that no submission can be made of them")
+
+
+def _score_by_each(job: jobs.ScoreJob, checkpoints: list[Path]) -> None:
+    """Score with several supernets, and print where the mean went."""
+    kept = "supernets that have scored the list are kept: give the same command again to go on"
+    with saying_what_is_kept(lambda: kept):
+        files = jobs.score_by_each(job, checkpoints, progress=progress)
+    for path in files:
+        print(path)

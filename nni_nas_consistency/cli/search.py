@@ -12,6 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_in_journal, progress, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     BatchSizeOption,
+    CacheOption,
     CalibrationImagesOption,
     Checkpoint,
     DataOption,
@@ -26,6 +27,9 @@ from nni_nas_consistency.cli.options import (
     SpaceOption,
     StatisticsOption,
     TestImagesOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.errors import InputError
@@ -40,6 +44,10 @@ def search(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("searched.json"),
     trials: Annotated[
         int,
@@ -106,7 +114,14 @@ def search(
     macs, params = parse.count_of("--max-macs", max_macs), parse.count_of("--max-params", max_params)
     latency = parse.milliseconds_of("--max-latency-ms", max_latency_ms)
     cost = parse.pareto_cost_of(pareto, pareto_cost, macs, params, latency)
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    folder = parse.FolderWords(
+        data_root,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     data_set.check_count("--images", images, train=False)
     parse.calibration_of(data_set, bn, calibration_images)
     system = parse.shrunk(system, shrunk)

@@ -11,6 +11,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -18,7 +19,12 @@ from nni_nas_consistency.cli.options import (
     LimitOption,
     OutFolder,
     RootOption,
+    SideOption,
+    SmallestCropOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
@@ -33,6 +39,12 @@ def standalone(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    side: SideOption = None,
+    smallest_crop: SmallestCropOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     seeds: Annotated[
         int,
         count_option(
@@ -63,7 +75,16 @@ def standalone(
 
     Finished seeds are kept; run again to continue.
     """
-    system, data_set = parse.system_and_data(space, data)
+    folder = parse.FolderWords(
+        data_root,
+        side=side,
+        smallest_crop=smallest_crop,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    system, data_set = parse.system_and_data(space, data, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     loss, augmentation, others = parse.loss_and_augmentation_of(system, data_set, changes or [])
     job = jobs.StandaloneJob(

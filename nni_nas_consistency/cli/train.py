@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_of_training, progress_bar, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    CacheOption,
     DataOption,
     DeviceOption,
     DownloadOption,
@@ -19,11 +21,18 @@ from nni_nas_consistency.cli.options import (
     RootOption,
     SeedOption,
     ShrunkOption,
+    SideOption,
+    SmallestCropOption,
     SpaceOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.provenance import provenance
+from nni_nas_consistency.training.processes import rank_of
 
 
 def train(
@@ -34,6 +43,12 @@ def train(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    side: SideOption = None,
+    smallest_crop: SmallestCropOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFolder = Path("runs/train"),
     epochs: EpochsOption = None,
     n: Annotated[
@@ -54,7 +69,28 @@ def train(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped."),
+        typer.Option(
+            help="Start from the weights of this checkpoint; or of resnet20-cifar100, which is shipped; with "
+            "--from-phase also from a run's folder, which keeps the end of every phase."
+        ),
+    ] = None,
+    from_phase: Annotated[
+        int,
+        count_option(
+            "--from-phase",
+            "Begin with this phase of the recipe, the first being 0, from --weights.",
+            least=0,
+            most=99,
+            why="no recipe has as many phases",
+        ),
+    ] = 0,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pool",
+            help="Arch list that phases with sampling=pool draw from, whose archs may have a weight; phase4=FILE for "
+            "one phase. By default a recipe draws its pools from the space.",
+        ),
     ] = None,
     sharing: Annotated[
         str | None,
@@ -107,13 +143,33 @@ def train(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    devices: Annotated[
+        int,
+        count_option(
+            "--devices",
+            "Processes of this machine that share each batch, by Lightning's DDP; one a GPU.",
+            most=64,
+            why="each process holds all images",
+        ),
+    ] = 1,
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
-    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe)
+    folder = parse.FolderWords(
+        data_root,
+        side=side,
+        smallest_crop=smallest_crop,
+        val_fraction=val_fraction,
+        val_files=val_files,
+        cache=cache,
+        workers=workers,
+    )
+    weights = parse.weights_of(weights, from_phase)
+    pool_of_all, phase_pools = parse.pools_of(pool or [])
+    system, data_set = parse.system_and_data(space, data, checkpoint=weights, recipe=recipe, folder=folder)
     data_set.check_count("--train-images", train_images, train=True)
     data_set.check_count("--val-images", val_images, train=False)
-    chosen = parse.recipe_of(recipe, system, data_set, epochs, n, changes or [])
+    chosen = parse.recipe_of(recipe, system, data_set, epochs, n, changes or [], from_phase=from_phase)
     system = parse.shrunk(system, shrunk)
     job = jobs.TrainJob(
         system,
@@ -125,6 +181,8 @@ def train(
         seed=seed,
         weights=weights,
         sharing=parse.sharing_of(sharing),
+        pool=pool_of_all,
+        phase_pools=phase_pools,
         resume=resume,
         overwrite=overwrite,
         stacking=step,
@@ -135,8 +193,15 @@ def train(
         val_images=1000 if val_images is None else val_images,
         always=parse.always_of(system, always, chosen),
         device=device,
+        devices=devices,
         provenance=provenance(command_line(context)),
     )
+    job.check_devices()
+    if devices > 1 and context.obj != sys.argv[1:]:
+        raise InputError(
+            f"--devices {devices} starts this program once more for each device: run it by its command line"
+        )
     with saying_what_is_kept(lambda: kept_of_training(out)):
         checkpoint = jobs.train(job, progress=progress_bar, write=say)
-    print(checkpoint)
+    if rank_of(devices) == 0:
+        print(checkpoint)

@@ -25,13 +25,13 @@ def write_image_list(path: Path, data: str, images: Sequence[int], provenance: M
     write_text_atomically(path, json.dumps(document, indent=1) + "\n")
 
 
-def read_image_list(path: Path, data: str, count: int) -> list[int]:
+def read_image_list(path: Path, data: str, count: int | None) -> list[int]:
     """Return the indices of an image list.
 
     Args:
         path: The file.
         data: Name of the data set whose images are scored on.
-        count: Number of test images that it has.
+        count: Number of test images that it has; None: as many as the list needs.
 
     Raises:
         FileError: The file is no image list, is for another data set, or names an image twice or one that is not there.
@@ -48,11 +48,12 @@ def read_image_list(path: Path, data: str, count: int) -> list[int]:
         return _checked(images, count)
 
 
-def _checked(images: list[object], count: int) -> list[int]:
+def _checked(images: list[object], count: int | None) -> list[int]:
     checked: dict[int, None] = {}
     for image in images:
-        if type(image) is not int or not 0 <= image < count:
-            raise ValueError(f"names the image {shown(image)}; the data set has those from 0 to {count - 1}")
+        if type(image) is not int or image < 0 or (count is not None and image >= count):
+            last = "" if count is None else f" to {count - 1}"
+            raise ValueError(f"names the image {shown(image)}; the data set has those from 0{last}")
         if image in checked:
             raise ValueError(f"image {image} appears twice; keep one of them")
         checked[image] = None

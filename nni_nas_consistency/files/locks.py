@@ -12,15 +12,16 @@ from nni_nas_consistency.errors import FileError
 
 
 @contextmanager
-def locked(path: Path, message: str) -> Iterator[None]:
+def locked(path: Path, message: str, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock file, which stays when it is released.
 
     Args:
         path: The lock file, in a folder that exists.
         message: What is told where another process holds it.
+        wait: Whether to wait for that process instead.
 
     Raises:
-        FileError: Another process holds it, or the file cannot be made or locked.
+        FileError: Another process holds it and `wait` is false, or the file cannot be made or locked.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -28,7 +29,7 @@ def locked(path: Path, message: str) -> Iterator[None]:
         raise FileError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise FileError(message) from error
         except OSError as error:

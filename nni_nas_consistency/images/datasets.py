@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from nni_nas_consistency.errors import DataError
+from nni_nas_consistency.files.strict_json import Json
+from nni_nas_consistency.images.draws import Draw
 
 DIGITS_SPLIT_SEED = 2021
 DIGITS_TRAINING_IMAGES = 1200
@@ -75,8 +77,23 @@ class Images:
         return Images(self.x[:n], self.y[:n], self.num_classes)
 
     def at(self, indices: Sequence[int]) -> Images:
-        """Return the images at these indices, in this order; the first image is 0."""
+        """Return the images at these indices, in this order; the first image is 0.
+
+        Raises:
+            DataError: There is no such image.
+        """
+        if not all(0 <= index < len(self) for index in indices):
+            raise DataError(f"image {max(indices)} was requested; the data set has those from 0 to {len(self) - 1}")
         return Images(self.x[list(indices)], self.y[list(indices)], self.num_classes)
+
+    def identity(self) -> dict[str, Json]:
+        """Return what tells these images from others of the same data set: nothing, since they are as published."""
+        return {}
+
+    def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
+        """Yield the images of the part of each draw, uint8 [B, C, H, W]."""
+        for draw in draws:
+            yield self.x[draw.images[draw.mine]]
 
 
 def cifar100(root: str | Path, *, train: bool, download: bool = False) -> Images:

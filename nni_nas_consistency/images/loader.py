@@ -1,23 +1,58 @@
-"""Batches of a data set whose images all lie on one device, where they are picked and transformed.
+"""Batches of a data set, transformed on the device where they are needed.
 
-CIFAR and the digits fit into any device's memory, so there are no worker processes. The batches of `TrainingLoader` are
-functions of seed, epoch and index: a run that resumes sees what it would have seen without the interruption.
+CIFAR and the digits fit into any device's memory and are picked there; images in files are decoded by worker processes.
+The batches of `TrainingLoader` are functions of seed, epoch and index: a run that resumes sees what it would have seen
+without the interruption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nni_nas_consistency.errors import CheckpointError, DataError, InputError
+from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.draws import Draw, generator_of
 from nni_nas_consistency.images.transforms import augment, normalise
+
+Own = TypeVar("Own", bound="TrainingImages")
+
+
+class TrainingImages(Protocol):
+    """Images to train on: `datasets.Images`, or `folder.ImageFiles`, which are decoded when they are needed."""
+
+    @property
+    def y(self) -> Tensor:
+        """Labels, int64 [N], on the device that batches go to."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Classes K, channels C, and side in pixels."""
+
+    def __len__(self) -> int:
+        """Return the number of images N."""
+
+    def to(self: Own, device: torch.device | str) -> Own:
+        """Return the same images, whose batches go to `device`."""
+
+    def first(self: Own, n: int) -> Own:
+        """Return the first `n` images."""
+
+    def identity(self) -> dict[str, Json]:
+        """Return what tells these images from others of the same data set."""
+
+    def pixels(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
+        """Yield the images of the part of each draw, uint8 [B, C, H, W], on the device of the labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +63,7 @@ class EvaluationLoader:
         images: The data set; batches are on its device.
         augmentation: Only its `mean` and `std` are used.
         batch_size: Images per batch, at least 1; the last batch has the images that are left.
+        part: Of n processes, the i-th yields every n-th batch from the i-th on: (i, n) with i from 0.
 
     Raises:
         InputError: `batch_size` is below 1.
@@ -36,17 +72,22 @@ class EvaluationLoader:
     images: Images
     augmentation: Augmentation
     batch_size: int
+    part: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         _check_batch_size(self.batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self.images) // self.batch_size)
+        return len(self._starts())
+
+    def _starts(self) -> range:
+        first, step = self.part
+        return range(first * self.batch_size, len(self.images), step * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images, float32 [B, C, H, W], and labels, int64 [B]."""
-        for start in range(0, len(self.images), self.batch_size):
+        for start in self._starts():
             batch = slice(start, start + self.batch_size)
             yield normalise(self.images.x[batch], self.augmentation), self.images.y[batch]
 
@@ -64,28 +105,44 @@ class TrainingLoader:
     epoch; the first `iter` after `load_state_dict` yields the remaining batches of the saved epoch.
 
     Args:
-        images: The data set; batches are on its device.
+        images: The data set; batches are on the device of its labels.
         augmentation: The transforms of the images.
         batch_size: Images per batch, at least 1.
         seed: Seed of order and augmentation, at least 0.
         drop_last: Whether a last batch with fewer images is left out.
+        part: Of each batch, yield the i-th of n parts, (i, n) with i from 0, which n processes share; augmented as in
+            the whole batch. A last batch of fewer than n images is left out.
 
     Raises:
-        InputError: `batch_size` or `seed` is out of its range.
+        InputError: `batch_size`, `seed` or `part` is out of its range.
         DataError: There are too few images for one batch.
     """
 
     batch_sampler = None  # Lightning reads it from every object that has a `sampler`
 
     def __init__(
-        self, images: Images, augmentation: Augmentation, *, batch_size: int, seed: int, drop_last: bool = False
+        self,
+        images: TrainingImages,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        drop_last: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         _check_batch_size(batch_size)
         if seed < 0:
             raise InputError(f"seed is {seed}; it must be at least 0")
+        self._part, parts = part
+        if not 0 <= self._part < parts <= batch_size:
+            raise InputError(
+                f"part {self._part} of {parts} of batches of {batch_size} images does not exist: use a larger batch "
+                "size, or fewer processes"
+            )
         self._images, self._augmentation = images, augmentation
-        self._batch_size, self._seed = batch_size, seed
-        self._length = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
+        self._batch_size, self._seed, self._parts = batch_size, seed, parts
+        left = len(images) % batch_size
+        self._length = len(images) // batch_size + int(left >= parts and not drop_last)
         if self._length == 0:
             raise DataError(
                 f"{len(images)} images make no batch of {batch_size}: use more images or a smaller batch size"
@@ -101,12 +158,17 @@ class TrainingLoader:
         """Yield images, float32 [B, C, H, W], and labels, int64 [B]; an epoch starts when its first batch is taken."""
         epoch, first = self._start
         self._start = (epoch + 1, 0)
-        order = torch.randperm(len(self._images), generator=_generator(self._seed, epoch)).to(self._images.x.device)
-        for batch in range(first, self._length):
+        order = torch.randperm(len(self._images), generator=generator_of(self._seed, epoch)).to(self._images.y.device)
+        starts = range(first * self._batch_size, self._length * self._batch_size, self._batch_size)
+        draws = [
+            Draw(order[start : start + self._batch_size], self._seed, (epoch, batch), (self._part, self._parts))
+            for batch, start in enumerate(starts, first)
+        ]
+        for draw, pixels in zip(draws, self._images.pixels(draws), strict=True):
+            batch = draw.key[1]
             self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
-            chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-            x = augment(self._images.x[chosen], self._augmentation, _generator(self._seed, epoch, batch))
-            yield x, self._images.y[chosen]
+            x = augment(pixels, self._augmentation, draw.generator(), batch=len(draw.images), first=draw.mine.start)
+            yield x, self._images.y[draw.images[draw.mine]]
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the epoch and index of the batch that comes next."""
@@ -150,9 +212,3 @@ class TrainingLoader:
         if epoch != self._start[0]:
             self._start = (epoch, 0)
         self._next = self._start
-
-
-def _generator(seed: int, *key: int) -> torch.Generator:
-    # torch's CPU generator uses 32 bits of its seed: of 100,000 batches, one or two pairs share their draws
-    word = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(word[0]))

@@ -42,6 +42,19 @@ class TransformParameters:
     cutout_row: Tensor
     cutout_column: Tensor
 
+    def part(self, mine: slice) -> TransformParameters:
+        """Return the parameters of some of the images."""
+        return TransformParameters(
+            self.top[mine],
+            self.left[mine],
+            self.brightness[mine],
+            self.contrast[mine],
+            self.flip[mine],
+            self.angle[mine],
+            self.cutout_row[mine],
+            self.cutout_column[mine],
+        )
+
 
 def draw_parameters(
     augmentation: Augmentation, count: int, size: tuple[int, int], generator: torch.Generator
@@ -128,13 +141,17 @@ def apply_parameters(x: Tensor, augmentation: Augmentation, parameters: Transfor
     return _standardise(images, augmentation)
 
 
-def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    x: Tensor, augmentation: Augmentation, generator: torch.Generator, *, batch: int | None = None, first: int = 0
+) -> Tensor:
     """Return randomly transformed images: `draw_parameters`, then `apply_parameters`.
 
     Args:
         x: uint8 [B, C, H, W].
         augmentation: The transforms.
         generator: A generator on the CPU, whatever the device of `x`.
+        batch: Images of the batch that `x` is a part of, for all of which parameters are drawn; None: it is the whole.
+        first: Place in that batch of the first image of `x`.
 
     Returns:
         float32 [B, C, H, W], normalised, on the device of `x`.
@@ -143,7 +160,9 @@ def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -
         InputError: `augmentation` is for another number of channels.
     """
     height, width = x.shape[-2:]
-    return apply_parameters(x, augmentation, draw_parameters(augmentation, len(x), (height, width), generator))
+    count = len(x) if batch is None else batch
+    parameters = draw_parameters(augmentation, count, (height, width), generator)
+    return apply_parameters(x, augmentation, parameters.part(slice(first, first + len(x))))
 
 
 def normalise(x: Tensor, augmentation: Augmentation) -> Tensor:

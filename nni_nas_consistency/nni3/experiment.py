@@ -30,6 +30,7 @@ from nni_nas_consistency.nni3.workarounds import (
     quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
+    trial_restored,
     warnings_only,
     without_training_service_warning,
 )
@@ -125,7 +126,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
         """Start the experiment, and return when the strategy has finished; see `run` for the arguments."""
-        with localhost_only(), bound_address_only(), repaired_freeze(), lightning_interrupts():
+        with localhost_only(_reports_to(self.config)), bound_address_only(), repaired_freeze(), lightning_interrupts():
             super().start(port, debug, run_mode)
 
     def load_checkpoint(self) -> None:
@@ -152,7 +153,8 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         with without_training_service_warning():
             if self._nni_manager_required():
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
-            with nullcontext() if debug else warnings_only(), quiet_interruptions(), stopped_afterwards(self):
+            shown = nullcontext() if debug else warnings_only()
+            with shown, quiet_interruptions(), stopped_afterwards(self), trial_restored():
                 return cast("bool | None", super()._run_impl(port, wait_completion, debug))
 
 
@@ -196,6 +198,14 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()
+
+
+def _reports_to(config: NasExperimentConfig) -> str | None:
+    """Return the address of this machine to which trials of other machines report, if there are such trials."""
+    services = config.training_service if isinstance(config.training_service, list) else [config.training_service]
+    if all(getattr(service, "platform", "local") == "local" for service in services):
+        return None
+    return cast("str | None", config.nni_manager_ip)
 
 
 def _default_config(space: ModelSpace, strategy: Strategy) -> RetiariiExeConfig:

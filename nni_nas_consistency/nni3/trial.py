@@ -1,13 +1,17 @@
-"""The function that an NNI trial runs: score one arch with the weights of a trained supernet."""
+"""What NNI trials run: scoring one arch with the weights of a trained supernet; reports from a training inside one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import nni
+from nni import trial as nni_trial
+from nni.runtime.env_vars import trial_env_vars
+from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import Score, Scoring
@@ -52,6 +56,27 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
     score = score_network(model, how, report=report).of(how.metric)
     nni.report_final_result(score)
     return score
+
+
+def trial_reporter() -> Callable[[float], None]:
+    """Return what reports intermediate results of the trial that this process is, to call from a training inside it.
+
+    `nni.report_intermediate_result` would give them to the experiment that trains. Call it after
+    `nni.get_next_parameter`, before the training.
+    """
+    channel, parameters = get_default_trial_command_channel(), nni_trial._params
+    sequence = count(nni_trial._intermediate_seq)
+
+    def report(value: float) -> None:
+        channel.send_metric(
+            "PERIODICAL",
+            None if parameters is None else parameters["parameter_id"],
+            trial_env_vars.NNI_TRIAL_JOB_ID,
+            next(sequence),
+            value,
+        )
+
+    return report
 
 
 @lru_cache(maxsize=1)

@@ -11,13 +11,14 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from typing import Any
 
 import numpy as np
 import torch
+from nni import trial as nni_trial
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
@@ -37,6 +38,9 @@ CHECKPOINT_TYPES: tuple[Any, ...] = (
     np.ndarray(0).__reduce__()[0],  # the function by which NumPy unpickles an array
 )
 """What NNI's `Random`, `GridSearch` and `RegularizedEvolution` pickle besides the types that torch always loads."""
+
+REPORTS = "NNI_NAS_CONSISTENCY_REPORTS"
+"""Environment variable with the address to which trials of other machines report; assets/localhost.js reads it."""
 
 WEB_PAGE = "Web portal URLs:"
 """How NNI's line about the addresses of its web page begins."""
@@ -160,23 +164,55 @@ def stopped_afterwards(experiment: NasExperiment) -> Iterator[None]:
 
 
 @contextmanager
-def localhost_only() -> Iterator[None]:
+def trial_restored() -> Iterator[None]:
+    """Give an NNI trial its parameters back after an experiment that ran inside it.
+
+    NNI's sequential engine overwrites them and the count of intermediate results: what the trial reports afterwards
+    would be that of another trial, or of none. Until
+    `test_a_trial_reports_under_its_own_parameters_after_a_training_inside_it` fails without this.
+    """
+    before = nni_trial._params, nni_trial._intermediate_seq
+    try:
+        yield
+    finally:
+        nni_trial._params, nni_trial._intermediate_seq = before
+
+
+@contextmanager
+def localhost_only(reports: str | None = None) -> Iterator[None]:
     """Bind an NNI manager that is started inside the block to 127.0.0.1; also one that `nnictl` starts.
 
     NNI's manager serves its web page and REST API on all network interfaces, without a password. Child processes
     inherit the change through the environment variable NODE_OPTIONS. Can go with
     `test_nnis_manager_listens_on_all_interfaces_unless_it_is_bound_to_this_machine`.
+
+    Args:
+        reports: The address of this machine to which trials of other machines report, `nniManagerIp`; there the port
+            after the web page's listens. None: no trials run on other machines.
     """
-    before = os.environ.get("NODE_OPTIONS")
     with as_file(files("nni_nas_consistency") / "assets" / "localhost.js") as script:
-        os.environ["NODE_OPTIONS"] = f'{before or ""} --require "{script}"'.strip()
-        try:
+        options = f'{os.environ.get("NODE_OPTIONS", "")} --require "{script}"'.strip()
+        with _environment({"NODE_OPTIONS": options, REPORTS: reports}):
             yield
-        finally:
-            if before is None:
-                del os.environ["NODE_OPTIONS"]
-            else:
-                os.environ["NODE_OPTIONS"] = before
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables, or remove those that are None; put all back on exit."""
+    before = {name: os.environ.get(name) for name in variables}
+    try:
+        _set_environment(variables)
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
@@ -190,7 +226,7 @@ def bound_address_only() -> Iterator[None]:
     def rewritten(record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str) and record.msg.startswith(WEB_PAGE):
             bound = [word for word in record.msg.split() if "//127.0.0.1:" in word]
-            record.msg = " ".join([WEB_PAGE, *bound])
+            record.msg = " ".join([WEB_PAGE, *dict.fromkeys(bound)])
         return True
 
     logger.addFilter(rewritten)

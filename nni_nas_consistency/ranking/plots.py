@@ -23,7 +23,9 @@ from nni_nas_consistency.ranking.statistics import ranks
 
 
 @dataclass(frozen=True)
-class _Theme:
+class Theme:
+    """The colours of a plot, as hexadecimal RGB."""
+
     background: str
     text: str
     muted: str
@@ -32,8 +34,8 @@ class _Theme:
     marked: str
 
 
-_LIGHT = _Theme("#ffffff", "#1b1f24", "#667079", "#e6e9ec", "#0072b2", "#d55e00")
-_DARK = _Theme("#171b21", "#e6e9ec", "#98a2ad", "#2b323b", "#56b4e9", "#e69f00")
+LIGHT = Theme("#ffffff", "#1b1f24", "#667079", "#e6e9ec", "#0072b2", "#d55e00")
+DARK = Theme("#171b21", "#e6e9ec", "#98a2ad", "#2b323b", "#56b4e9", "#e69f00")
 
 
 def scatter_plot(
@@ -57,9 +59,9 @@ def scatter_plot(
         reference_label: Label of the x axis, with its unit.
         dark: Use the dark theme.
     """
-    theme = _DARK if dark else _LIGHT
+    theme = DARK if dark else LIGHT
     x, y = np.asarray(reference, np.float64), np.asarray(scores, np.float64)
-    figure, axes = _axes(theme, title, _caption(len(x), note))
+    figure, axes = themed_axes(theme, title, _caption(len(x), note))
     _points(axes, x, y, theme.points)
     axes.set_xlabel(reference_label, color=theme.text, parse_math=False)
     axes.set_ylabel(score_label, color=theme.text, parse_math=False)
@@ -87,9 +89,9 @@ def rank_plot(
         marked: Indices of archs to highlight in another colour.
         dark: Use the dark theme.
     """
-    theme = _DARK if dark else _LIGHT
+    theme = DARK if dark else LIGHT
     x, y = ranks(reference), ranks(scores)
-    figure, axes = _axes(theme, title, _caption(len(x), note))
+    figure, axes = themed_axes(theme, title, _caption(len(x), note))
     axes.plot([1, len(x)], [1, len(x)], color=theme.muted, linewidth=1, dashes=(5, 4), zorder=2)
     unmarked = np.setdiff1d(np.arange(len(x)), np.asarray(marked, np.intp))
     _points(axes, x[unmarked], y[unmarked], theme.points)
@@ -121,9 +123,9 @@ def pareto_plot(
         score_label: Label of the y axis, with its unit.
         dark: Use the dark theme.
     """
-    theme = _DARK if dark else _LIGHT
+    theme = DARK if dark else LIGHT
     x, y = np.asarray(costs, np.float64), np.asarray(scores, np.float64)
-    figure, axes = _axes(theme, title, _caption(len(x), f"{len(chosen):,} in the Pareto set"))
+    figure, axes = themed_axes(theme, title, _caption(len(x), f"{len(chosen):,} in the Pareto set"))
     _points(axes, x, y, theme.points)
     axes.step(x[list(chosen)], y[list(chosen)], where="post", color=theme.marked, linewidth=1.2, zorder=3)
     axes.scatter(x[list(chosen)], y[list(chosen)], s=26, color=theme.marked, linewidths=0, zorder=4)
@@ -146,12 +148,25 @@ def _caption(count: int, note: str) -> str:
     return f"{text} · {note}" if note else text
 
 
-def _axes(theme: _Theme, title: str, caption: str) -> tuple[Figure, Axes]:
+def themed_axes(
+    theme: Theme, title: str, caption: str, *, size: tuple[float, float] = (5.4, 5.4), dpi: int = 180
+) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes, in the style of all plots.
+
+    Args:
+        theme: Its colours.
+        title: Above the plot.
+        caption: Below the title.
+        size: Width and height in inches.
+        dpi: Pixels per inch.
+    """
     layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.14)
-    figure = Figure(figsize=(5.4, 5.4), dpi=180, layout=layout, facecolor=theme.background)
+    figure = Figure(figsize=size, dpi=dpi, layout=layout, facecolor=theme.background)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.background)
-    heading = axes.set_title(fill(title, 46), loc="left", pad=24, color=theme.text, parse_math=False)
+    heading = axes.set_title(
+        fill(title, round(46 * size[0] / 5.4)), loc="left", pad=24, color=theme.text, parse_math=False
+    )
     heading.set(fontsize=11, fontweight="bold")
     below = axes.annotate(caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points")
     below.set(fontsize=9, color=theme.muted, parse_math=False)

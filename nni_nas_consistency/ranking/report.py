@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nni_nas_consistency.files.atomic import write_bytes_atomically, write_text_atomically
 from nni_nas_consistency.files.doors import make_folder
-from nni_nas_consistency.ranking.statistics import Consistency, Interval, ranks
+from nni_nas_consistency.ranking.page import flat, json_value, page_template
+from nni_nas_consistency.ranking.statistics import Consistency, Differences, Interval, ranks
 
 MOST_MISRANKED = 15
 """How many archs the page lists at most, and never more than a fifth of all."""
@@ -37,6 +36,7 @@ class Report:
         reference: Their reference accuracies [N], finite.
         consistency: How well `scores` rank the archs.
         baselines: The same for scores that need no training, such as `params` and `MACs`, over the same archs.
+        against: How much better than other scores `scores` rank, by name; None where there is no correlation.
         score_label: Axis label of the scores, with their unit.
         reference_label: Axis label of the reference accuracies, with their unit.
 
@@ -54,6 +54,7 @@ class Report:
     reference: list[float]
     consistency: Consistency
     baselines: Mapping[str, Consistency]
+    against: Mapping[str, Differences | None] = field(default_factory=dict)
     score_label: str = "supernet score"
     reference_label: str = "reference accuracy (fraction correct)"
 
@@ -104,42 +105,38 @@ def lines(report: Report) -> list[str]:
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         text.append("   ".join(padded).rstrip())
-    return [report.title, "", *text, "", f"{report.consistency.n:,} archs; {_explanation(report)}"]
+    differences = [f"{measure} against {name}: {text}" for name, measure, text in _against(report)]
+    return [report.title, "", *text, "", *differences, f"{report.consistency.n:,} archs; {_explanation(report)}"]
 
 
 def as_json(report: Report) -> str:
     """Return the whole report as JSON text, with the keys in a fixed order and no NaN or infinity."""
     content = {
         "title": report.title,
-        "settings": _json_value(report.settings),
-        "provenance": _json_value(report.provenance),
+        "settings": json_value(report.settings),
+        "provenance": json_value(report.provenance),
         "score_label": report.score_label,
         "reference_label": report.reference_label,
         "consistency": asdict(report.consistency),
         "baselines": {name: asdict(baseline) for name, baseline in report.baselines.items()},
+        "against": {name: None if found is None else asdict(found) for name, found in report.against.items()},
         "archs": _rows(report),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _page(report: Report, plots: Mapping[str, bytes]) -> str:
-    environment = Environment(
-        loader=PackageLoader("nni_nas_consistency", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = _rows(report)
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         report=report,
         columns=["supernet", *report.baselines],
         table=_table(report),
+        against=_against(report),
         explanation=_explanation(report),
         plots={name: b64encode(content).decode("ascii") for name, content in plots.items()},
         misranked=[rows[index] for index in _most_misranked(report)],
-        settings=list(_flat(report.settings)),
-        provenance=list(_flat(report.provenance)),
+        settings=list(flat(report.settings)),
+        provenance=list(flat(report.provenance)),
     )
 
 
@@ -177,6 +174,18 @@ def _table(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     for k in report.consistency.top:
         rows.append((f"top-{k}", [(_share(column.top[k]), "") for column in columns]))
+    return rows
+
+
+def _against(report: Report) -> list[tuple[str, str, str]]:
+    """Return rows of text: the other scores, the measure, and by how much ours rank better, with its interval."""
+    rows = []
+    for name, found in report.against.items():
+        if found is None:
+            rows.append((name, "difference", "undefined"))
+            continue
+        for measure, interval in (("kendall", found.kendall), ("pearson", found.pearson), ("spearman", found.spearman)):
+            rows.append((name, measure, f"{interval.value:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"))
     return rows
 
 
@@ -224,27 +233,3 @@ def _most_misranked(report: Report) -> list[int]:
     differences = abs(ranks(report.scores) - ranks(report.reference))
     count = min(MOST_MISRANKED, len(differences) // 5)
     return [int(index) for index in (-differences).argsort(kind="stable")[:count]]
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and text of every value; one inside another mapping is named by both, such as `checkpoint recipe`."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} ")
-        elif isinstance(value, (list, tuple)):
-            yield f"{prefix}{name}", json.dumps(_json_value(value), ensure_ascii=False)
-        else:
-            yield f"{prefix}{name}", str(value)
-
-
-def _json_value(value: object) -> object:
-    """Return `value` as JSON can express it; other types, and numbers that are not finite, become text."""
-    if isinstance(value, Mapping):
-        return {str(name): _json_value(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(item) for item in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    return str(value)

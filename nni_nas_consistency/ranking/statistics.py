@@ -58,6 +58,21 @@ class Consistency:
     undefined: str | None = None
 
 
+@dataclass(frozen=True)
+class Differences:
+    """By how much more one list of scores agrees with reference accuracies than another, over the same archs.
+
+    Args:
+        kendall: Of Kendall's tau-b, in [-2, 2].
+        pearson: Of Pearson's r, in [-2, 2]; or of |r|, in [-1, 1].
+        spearman: Of Spearman's rho, in [-2, 2].
+    """
+
+    kendall: Interval
+    pearson: Interval
+    spearman: Interval
+
+
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
     """Return Kendall's tau-b: concordant minus discordant pairs, corrected for ties.
 
@@ -165,13 +180,63 @@ def rank_consistency(
     top = {k: _top_overlap(x, y, k) for k in chosen_ks}
     values = _correlations(x, y, absolute_pearson)
     draws = []
-    for drawn_x, drawn_y in _resamples(x, y, resamples, seed):
+    for drawn_x, drawn_y in _resamples((x, y), resamples, seed):
         draws.append(_correlations(drawn_x, drawn_y, absolute_pearson))
         progress(1)
     tail = (1 - level) / 2
     lows, highs = np.quantile(draws, (tail, 1 - tail), axis=0).tolist()
     intervals = [Interval(*numbers) for numbers in zip(values, lows, highs, strict=True)]
     return Consistency(len(x), intervals[0], intervals[1], intervals[2], top, level, absolute_pearson)
+
+
+def paired_differences(
+    scores: ArrayLike,
+    others: ArrayLike,
+    reference: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+    absolute_pearson: bool = False,
+    progress: Callable[[float], None] = lambda resamples: None,
+) -> Differences | None:
+    """Return how much better `scores` rank archs than `others` do, with paired bootstrap intervals.
+
+    Both lists are correlated with the reference over the same draws of archs, so that what makes archs of a draw hard
+    to rank for both cancels: an interval that leaves out 0 tells two supernets apart where their own intervals overlap.
+
+    Args:
+        scores: Numbers [N], higher is better.
+        others: Numbers [N], paired with `scores`: those of the other supernet.
+        reference: Numbers [N], paired with both.
+        seed: Seed of the draws.
+        resamples: Number of draws, at least 1.
+        level: Confidence level of the intervals, in (0, 1).
+        absolute_pearson: Compare |r|.
+        progress: Progress callback; called with the number of resamples done since the last call.
+
+    Returns:
+        The differences, `scores` minus `others`; None where there is no correlation.
+
+    Raises:
+        ValueError: As for `rank_consistency`.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 8.3.
+    """
+    x, y = _pairs(scores, reference, ("scores", "reference"))
+    other = _pairs(others, reference, ("others", "reference"))[0]
+    if _why_undefined(x, y) or _why_undefined(other, y):
+        progress(resamples)
+        return None
+    values = _difference(x, other, y, absolute_pearson)
+    draws = []
+    for drawn_x, drawn_other, drawn_y in _resamples((x, other, y), resamples, seed):
+        draws.append(_difference(drawn_x, drawn_other, drawn_y, absolute_pearson))
+        progress(1)
+    tail = (1 - level) / 2
+    lows, highs = np.quantile(draws, (tail, 1 - tail), axis=0).tolist()
+    intervals = [Interval(*numbers) for numbers in zip(values, lows, highs, strict=True)]
+    return Differences(intervals[0], intervals[1], intervals[2])
 
 
 def split_half(values: ArrayLike, *, seed: int = 0, splits: int = 100) -> float:
@@ -256,22 +321,27 @@ def _top_overlap(x: Array, y: Array, k: int) -> float:
     return len(np.intersect1d(best_by_x, best_by_y)) / k
 
 
-def _resamples(x: Array, y: Array, count: int, seed: int) -> Iterator[tuple[Array, Array]]:
-    """Yield `count` paired draws with replacement in which neither list is constant."""
+def _resamples(columns: Sequence[Array], count: int, seed: int) -> Iterator[list[Array]]:
+    """Yield `count` draws with replacement, the same of every column, in which no column is constant."""
     generator = np.random.default_rng(seed)
     yielded = 0
     while yielded < count:
-        chosen = generator.integers(len(x), size=len(x))
-        drawn_x, drawn_y = x[chosen], y[chosen]
-        if _is_constant(drawn_x) or _is_constant(drawn_y):
+        chosen = generator.integers(len(columns[0]), size=len(columns[0]))
+        drawn = [column[chosen] for column in columns]
+        if any(_is_constant(column) for column in drawn):
             continue
-        yield drawn_x, drawn_y
+        yield drawn
         yielded += 1
 
 
 def _correlations(x: Array, y: Array, absolute_pearson: bool) -> tuple[float, float, float]:
     r = _pearson(x, y)
     return _kendall(x, y), abs(r) if absolute_pearson else r, _spearman(x, y)
+
+
+def _difference(x: Array, other: Array, y: Array, absolute_pearson: bool) -> list[float]:
+    one, two = _correlations(x, y, absolute_pearson), _correlations(other, y, absolute_pearson)
+    return [better - worse for better, worse in zip(one, two, strict=True)]
 
 
 def _kendall(x: Array, y: Array) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.codecs import Codec
-from nni_nas_consistency.errors import FileError, InputError
+from nni_nas_consistency.errors import Diverged, FileError, InputError
 from nni_nas_consistency.files.arch_lists import write_released
 from nni_nas_consistency.files.progress import Progress, ShowProgress, silent
 from nni_nas_consistency.files.score_files import (
@@ -32,6 +32,7 @@ from nni_nas_consistency.scoring.journal import (
     SegmentScores,
     check_identity,
     check_segments,
+    delete_journal,
     present_identity,
     read_journal,
     remove_journal,
@@ -157,7 +158,7 @@ def score_list(
     Raises:
         FileError: A file cannot be written, is there already with different settings, or a journal is in use.
         InputError: There are more shards than segments.
-        RuntimeError: A score is not finite.
+        Diverged: A score is not finite.
     """
     segments = list(enumerate(segments_of(archs, supernet)))
     if shard.count > len(segments):
@@ -172,8 +173,9 @@ def score_list(
     codec = active_of(supernet).codec
     mine = shard.of(segments)
     if overwrite:
-        for path in [*_places(out), shard.journal(out)]:
+        for path in _places(out):
             path.unlink(missing_ok=True)
+        delete_journal(shard.journal(out))
     finished = _finished(out, identity, codec)
     if finished is not None:
         remove_journal(shard.journal(out), identity)
@@ -192,6 +194,8 @@ def score_list(
     merged = merge_shards(out, shard.count, archs, segments, identity)
     if not merged:  # unless a shard that finished at the same moment has merged all, and deleted the journals
         merged = _finished(out, identity, codec) is not None
+        if merged:  # without locks, another one may have scored this shard too
+            remove_journal(shard.journal(out), identity)
     saved = (
         saved_share(supernet, [[archs[name] for name in names] for _, names in mine]) if scorer == "prefix" else None
     )
@@ -247,7 +251,7 @@ def merge_shards(
         return False
     _write(out, archs, segments, done, identity)
     for path in journals:
-        path.unlink(missing_ok=True)
+        delete_journal(path)
     return True
 
 
@@ -376,10 +380,10 @@ def check_finite(names: Sequence[str], scores: Sequence[Score]) -> None:
     """See that all scores are finite.
 
     Raises:
-        RuntimeError: One is not: the supernet has diverged.
+        Diverged: One is not: the supernet has diverged.
     """
     for name, score in zip(names, scores, strict=True):
         if not math.isfinite(score.loss):  # the accuracy always is
-            raise RuntimeError(
+            raise Diverged(
                 f"the loss of {name} is {-score.loss}; the supernet has diverged: take an earlier checkpoint"
             )

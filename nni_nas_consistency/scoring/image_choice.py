@@ -66,7 +66,7 @@ def scores_of_images(supernet: ChainSpace, archs: Sequence[Arch], scoring: Scori
     return torch.cat(columns, 1)
 
 
-def choose_images(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def select_images(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the images whose mean score differs from the mean over all by the same amount in every arch, or nearly.
 
     Images are exchanged one by one, each for the one that lowers the sum of squared differences most, until none does.

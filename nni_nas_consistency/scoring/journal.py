@@ -1,15 +1,20 @@
 """The journal of a shard: which segments of a list are scored, so that a killed run can be resumed.
 
 A text file: one line that says what is scored and how, then one per finished segment, on disk as soon as it is
-finished. The writer holds a lock on the file, which the system releases when the process dies. A line that a kill cut
-off is dropped; no finished segment is lost. Journals of version 0.1, which hold one metric, are read and resumed.
+finished. The writer holds a lock on the file, which the system releases when the process dies. On a file system without
+locks each writer has a file of its own beside it, and what all of them hold is merged. A line that a kill cut off is
+dropped; no finished segment is lost. Journals of version 0.1, which hold one metric, are read and resumed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
+import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +32,9 @@ HEAD = b'{"format": "nni-nas-consistency journal '
 SegmentScores: TypeAlias = "Mapping[Metric, list[float]]"
 """The scores of a segment by metric, in the order of its archs."""
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system without locks answers, such as NFS without its lock daemon, or Lustre on many clusters."""
+
 SCORERS_OF_VERSION_0_1 = {"score_prefixes": "prefix", "score_one_by_one": "plain"}
 
 
@@ -37,7 +45,7 @@ class Written:
     Args:
         identity: What is scored and how; None while the first line is missing.
         segments: The scores of each finished segment.
-        length: Bytes up to the end of the last whole line.
+        length: Bytes up to the end of the last whole line, of the last file where there are several.
     """
 
     identity: Mapping[str, Json] | None
@@ -49,7 +57,7 @@ class Journal:
     """A journal that this process writes; use it in a `with` statement.
 
     Args:
-        path: The file; created if missing, resumed if there.
+        path: The file; created if missing, resumed if there. Without locks it is another one, beside it.
         identity: What is scored and how, plain JSON values: all that decides the scores.
 
     Raises:
@@ -57,11 +65,14 @@ class Journal:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Json]) -> None:
-        self.path = path
-        self._file = _locked(path)
+        file = _locked(path)
+        self.path, self._file = (path, file) if file is not None else _own_file(path)
         try:
+            others = _merged([each for each in files_of(path) if each != self.path])
+            if others.segments and others.identity is not None:
+                check_identity(path, others.identity, identity)
             written = _parsed(_content(self._file), path)
-            self.segments = written.segments
+            self.segments = {**others.segments, **written.segments}
             if written.identity is not None and written.segments:
                 check_identity(path, written.identity, identity)
                 os.ftruncate(self._file, written.length)
@@ -107,11 +118,27 @@ class Journal:
 def read_journal(path: Path) -> Written:
     """Return the content of a journal, even while it is being written; a line that a kill cut off is left out.
 
-    A missing file counts as empty.
+    What several writers have written without locks is merged: of a segment that several have scored, those scores
+    count that come first in the order of the files' names. A missing file counts as empty.
 
     Raises:
-        FileError: The file cannot be read, or is no journal.
+        FileError: A file cannot be read, is no journal, or the writers had different settings.
     """
+    return _merged(files_of(path))
+
+
+def _merged(paths: Sequence[Path]) -> Written:
+    merged = Written(None, {}, 0)
+    for path in paths:
+        written = _read(path)
+        if written.segments and merged.segments:
+            check_identity(path, written.identity or {}, merged.identity or {})
+        identity = written.identity if merged.identity is None or not merged.segments else merged.identity
+        merged = Written(identity or merged.identity, {**written.segments, **merged.segments}, written.length)
+    return merged
+
+
+def _read(path: Path) -> Written:
     _refuse_other_kinds(path)
     try:
         return _parsed(path.read_bytes(), path)
@@ -121,14 +148,31 @@ def read_journal(path: Path) -> Written:
         raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a journal that may be there: its own, and those of writers without locks, by name."""
+    try:
+        beside = sorted(path.parent.iterdir())
+    except OSError:
+        return [path]
+    name = re.compile(re.escape(path.name) + r"\.[A-Za-z0-9-]+-[0-9a-f]{8}")
+    return [path, *(each for each in beside if name.fullmatch(each.name))]
+
+
+def delete_journal(path: Path) -> None:
+    """Delete all files of a journal."""
+    for each in files_of(path):
+        each.unlink(missing_ok=True)
+
+
 def remove_journal(path: Path, identity: Mapping[str, Json]) -> None:
     """Delete what a finished scoring left of its journal; a file of anything else is left alone."""
-    try:
-        written = read_journal(path)
-    except FileError:
-        return
-    if written.identity in (None, identity):
-        path.unlink(missing_ok=True)
+    for each in files_of(path):
+        try:
+            written = _read(each)
+        except FileError:
+            continue
+        if written.identity in (None, identity):
+            each.unlink(missing_ok=True)
 
 
 def present_identity(identity: Mapping[str, Json]) -> dict[str, Json]:
@@ -267,8 +311,11 @@ def _content(file: int) -> bytes:
         return copy.read()
 
 
-def _locked(path: Path) -> int:
-    """Return the file, open and locked; not one that another writer has just deleted, having merged it."""
+def _locked(path: Path) -> int | None:
+    """Return the file, open and locked; None where there are no locks.
+
+    It is not one that another writer has just deleted, having merged it.
+    """
     _refuse_other_kinds(path)
     while True:
         try:
@@ -284,6 +331,8 @@ def _locked(path: Path) -> int:
             ) from error
         except OSError as error:
             os.close(file)
+            if error.errno in NO_LOCKS:
+                return None
             raise FileError(f"{path}: cannot be locked ({error.strerror}); put --out on a local disk") from error
         try:
             if os.fstat(file).st_ino == path.stat().st_ino:
@@ -291,6 +340,16 @@ def _locked(path: Path) -> int:
         except FileNotFoundError:
             pass
         os.close(file)
+
+
+def _own_file(path: Path) -> tuple[Path, int]:
+    """Return a new file that no other process writes, beside the journal, and its descriptor."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:32] or "host"
+    own = path.with_name(f"{path.name}.{host}-{secrets.token_hex(4)}")
+    try:
+        return own, os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise FileError(f"{own}: cannot be written ({error.strerror}); choose another --out") from error
 
 
 def _shown(value: Json) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -66,14 +66,12 @@ class Layout:
         return Layout(-(-self.batches // 2), -(-self.bundle // 2))
 
 
-def image_chunks(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> list[ImageChunk]:
-    """Return batches joined into chunks of at most `most` batches of one size, in order."""
-    chunks = []
+def image_chunks(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> Iterator[ImageChunk]:
+    """Yield batches joined into chunks of at most `most` batches of one size, in order; no more than one is held."""
     for _, alike in groupby(batches, key=lambda batch: len(batch[1])):
         while part := list(islice(alike, most)):
             images = torch.cat([images for images, _ in part]).contiguous(memory_format=torch.channels_last)
-            chunks.append(ImageChunk(images, torch.cat([labels for _, labels in part]), len(part)))
-    return chunks
+            yield ImageChunk(images, torch.cat([labels for _, labels in part]), len(part))
 
 
 def layout_for(supernet: ChainSpace, archs: Sequence[Arch], images: Tensor, batches: int) -> Layout:

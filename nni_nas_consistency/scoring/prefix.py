@@ -64,41 +64,63 @@ def score_prefixes(
     if not shares_prefixes(supernet):
         raise TypeError(f"{type(supernet).__name__} is no chain whose prefixes can be shared; use the plain scorer")
     space = cast("ChainSpace", supernet)
-    images = None
+    scored = _Size.of(scoring.test())
+    if not scored.images:
+        raise ValueError("no images to score on")
+    calibration = _Size(0, 0) if scoring.calibration is None else _Size.of(scoring.calibration())
+    if scoring.calibration is not None and not calibration.images:
+        raise ValueError("no images to estimate batch-norm statistics from")
     for archs in segments:
         if layout is None:
-            batches = _scored_batches(scoring)
-            layout = layout_for(space, archs, batches[0][0], len(batches))
+            first, _ = next(iter(scoring.test()))
+            layout = layout_for(space, archs, first, scored.batches)
         scores = None
         while scores is None:
             try:
-                images = images or _images(scoring, layout)
+                images = _Images(scoring, layout.batches, scored.images, calibration)
                 scores = _score_segment(space, archs, images, layout.bundle, progress)
             except torch.cuda.OutOfMemoryError:  # anew from the top, when this error no longer holds what filled it
-                layout, images = layout.halved(), None
+                layout = layout.halved()
         yield scores
 
 
-def _scored_batches(scoring: Scoring) -> list[tuple[Tensor, Tensor]]:
-    batches = list(scoring.test())
-    if not batches:
-        raise ValueError("no images to score on")
-    return batches
+@dataclass(frozen=True)
+class _Size:
+    """How many images there are, and in how many batches."""
+
+    images: int
+    batches: int
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[Tensor, Tensor]]) -> _Size:
+        sizes = [len(labels) for _, labels in batches]
+        return cls(sum(sizes), len(sizes))
 
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """The images of a scoring, joined into chunks.
+    """The images of a scoring, which come in chunks; no more than one is held.
 
     Args:
         scoring: How to score.
-        calibration: What batch-norm statistics are re-estimated from; empty if they are not.
-        scored: What archs are scored on.
+        batches: Most batches per chunk.
+        count: Number of images that archs are scored on.
+        calibration: How many images batch-norm statistics are re-estimated from; 0 if they are not.
     """
 
     scoring: Scoring
-    calibration: list[ImageChunk]
-    scored: list[ImageChunk]
+    batches: int
+    count: int
+    calibration: _Size
+
+    def calibration_chunks(self) -> Iterator[ImageChunk]:
+        """Yield what batch-norm statistics are re-estimated from."""
+        source = self.scoring.calibration
+        return iter(()) if source is None else image_chunks(source(), self.batches)
+
+    def scored_chunks(self) -> Iterator[ImageChunk]:
+        """Yield what archs are scored on."""
+        return image_chunks(self.scoring.test(), self.batches)
 
     def statistics(self, estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:
         """Return what batch norms normalise with while a chunk is scored."""
@@ -109,15 +131,6 @@ class _Images:
         return estimates.of_run
 
 
-def _images(scoring: Scoring, layout: Layout) -> _Images:
-    calibration: list[ImageChunk] = []
-    if scoring.calibration is not None:
-        calibration = image_chunks(scoring.calibration(), layout.batches)
-        if not calibration:
-            raise ValueError("no images to estimate batch-norm statistics from")
-    return _Images(scoring, calibration, image_chunks(_scored_batches(scoring), layout.batches))
-
-
 @torch.no_grad()
 def _score_segment(
     supernet: ChainSpace, archs: Sequence[Arch], images: _Images, bundle: int, progress: Progress
@@ -125,23 +138,23 @@ def _score_segment(
     """Return the scores of archs, in their order."""
     distinct = sorted_by_keys(supernet, archs)
     bundle = bundle if supernet.can_stack(distinct) else 1
-    images_scored = _image_count(images.scored)
-    passes = len(distinct) * (images_scored + _image_count(images.calibration))
+    passes = len(distinct) * (images.count + images.calibration.images)
 
     def report(done: int) -> None:
         progress(len(archs) * done / passes)
 
-    totals = torch.zeros(2, len(distinct), dtype=torch.float64, device=images.scored[0].images.device)
+    device = next(cast("nn.Module", supernet).parameters()).device
+    totals = torch.zeros(2, len(distinct), dtype=torch.float64, device=device)
     with evaluation_mode(cast("nn.Module", supernet)), _run_put_back(supernet):
-        estimates = Estimates(sum(chunk.batches for chunk in images.calibration))
-        for chunk in images.calibration:
+        estimates = Estimates(images.calibration.batches)
+        for chunk in images.calibration_chunks():
             for places, _ in Walk(supernet, distinct, bundle, chunk, _recording(estimates, chunk)).leaves():
                 report(len(places) * len(chunk.labels))
-        for chunk in images.scored:
+        for chunk in images.scored_chunks():
             totals += _summed_scores(
                 Walk(supernet, distinct, bundle, chunk, images.statistics(estimates, chunk)), report
             )
-    means = (totals / images_scored).T.tolist()
+    means = (totals / images.count).T.tolist()
     score_of = {keys_of(supernet, arch): Score(*mean) for arch, mean in zip(distinct, means, strict=True)}
     return [score_of[keys_of(supernet, arch)] for arch in archs]
 
@@ -158,10 +171,6 @@ def _summed_scores(walk: Walk, report: Callable[[int], None]) -> Tensor:
         report(len(places) * len(labels))
     place_of = sorted(range(len(order)), key=order.__getitem__)
     return torch.cat(sums, 1)[:, place_of]
-
-
-def _image_count(chunks: Sequence[ImageChunk]) -> int:
-    return sum(len(chunk.labels) for chunk in chunks)
 
 
 def _recording(estimates: Estimates, chunk: ImageChunk) -> StatisticsOfRun:

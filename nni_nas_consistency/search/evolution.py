@@ -26,7 +26,7 @@ from nni_nas_consistency.files.score_files import ScoreFile, journal_beside, rea
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.scoring.arch_list import check_finite, fingerprints
-from nni_nas_consistency.scoring.journal import Journal, check_segments, remove_journal
+from nni_nas_consistency.scoring.journal import Journal, check_segments, delete_journal, remove_journal
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.scoring.scoring import METRICS, Scoring
 from nni_nas_consistency.search.constraints import Bounds
@@ -176,7 +176,7 @@ def search(
     journal_path = journal_beside(out)
     if overwrite:
         out.unlink(missing_ok=True)
-        journal_path.unlink(missing_ok=True)
+        delete_journal(journal_path)
     identity = json.loads(json.dumps(identity | {"trials": trials}))  # as it will be read back
     if out.exists():
         scores = _finished(out, identity, codec_of(supernet))
@@ -187,7 +187,7 @@ def search(
         strategy = how.strategy(seed, bounds)
         scores = _search(supernet, scoring, journal, strategy, trials=trials, progress=progress)
     write_scores(out, ScoreFile(scores, {**identity, **provenance}))
-    journal_path.unlink()
+    delete_journal(journal_path)
     return scores
 
 
@@ -233,7 +233,7 @@ def _search(
         nni.report_final_result(journal.segments[index][scoring.metric][0])
         progress(1)
 
-    folder = journal.path.with_suffix(".nni")
+    folder = journal.path.with_name(f"{journal.path.stem}.nni")
     if not run_in_process(supernet, FunctionalEvaluator(evaluate), strategy, folder=folder, max_trial_number=trials):
         raise KeyboardInterrupt
     score_of: dict[Arch, float] = {}

@@ -1,14 +1,14 @@
 """SandwichStrategy: one-shot training for NNI's Lightning evaluators. No other file knows NNI's one-shot machinery.
 
 The arithmetic is in `steps.py`, the training loop is Lightning's trainer, and the evaluator brings optimizer, schedule
-and data. Not supported: several processes (DDP), which NNI's manual optimization does not synchronise, and float16.
+and data. On several processes (Lightning's DDP) all run the same archs, see `processes.py`. Not supported: float16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, cast, get_args
 
 import nni.nas.strategy  # noqa: F401 - before nni.nas.oneshot, or NNI puts stubs in place of its one-shot strategies
@@ -18,14 +18,17 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import Diverged, InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
+from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.strategies.steps import (
     Bundle,
@@ -34,15 +37,17 @@ from nni_nas_consistency.strategies.steps import (
     frozen_teacher_step,
     label_step,
     multi_path_step,
+    pool_distillation_step,
     sandwich_step,
 )
 from nni_nas_consistency.supernet.active import Sample, active_of, can_stack, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.nni_modules import nni_choice
+from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
-Rule = Literal["sandwich", "multi-path", "frozen-teacher"]
+Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
 Stacking = Literal["auto", "stacked", "sliced"]
 
 STACKED_BELOW_MACS = 1_000_000
@@ -79,7 +84,7 @@ class FrozenTeacher:
                 raise InputError(f"{name} is {value}; it must be at least 0")
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(Diverged):
     """A loss is infinite or NaN; the weights are those from before the step."""
 
 
@@ -87,25 +92,30 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     """Train a supernet on several archs per step: by the sandwich rule, or on sampled paths alone.
 
     The defaults are those of recipe nazarick (third place, CVPR 2021 NAS track 1). `rule="multi-path"` is single-path
-    sampling (SPOS, Guo et al. 2020) with `n=1`, and recipe ans with `n=6`; `rule="frozen-teacher"` is recipe cvpr2022.
-    Any `ModelSpace` of NNI can be trained.
+    sampling (SPOS, Guo et al. 2020) with `n=1`, and recipe ans with `n=6`, whose later phases are
+    `rule="pool-distillation"` with `sampler=PoolSampler(…)`; `rule="frozen-teacher"` is recipe cvpr2022. Any
+    `ModelSpace` of NNI can be trained.
 
     Args:
         n: Archs per step, at least 1.
         rule: `sandwich`: the largest and the smallest arch run at every step, with n − 2 sampled ones, and the
-            gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the gradients are
-            summed. `frozen-teacher`: n sampled archs learn from the labels and from `teacher`; the gradients are
-            summed.
+            gradients are those of the mean loss. `sampled-teacher`: n sampled archs alone, of which the first is the
+            teacher; the gradients are those of the mean loss. `multi-path`: n sampled archs learn from the labels; the
+            gradients are summed. `pool-distillation`: n sampled archs learn from the labels and from the largest, which
+            runs besides them (`steps.pool_distillation_step`); the gradients are summed. `frozen-teacher`: n sampled
+            archs learn from the labels and from `teacher`; the gradients are summed.
         teacher: For the rule of that name, the network to learn from.
         always: For the sandwich rule, the archs or NNI samples that run at every step; the first one is the teacher.
-            By default the largest and the smallest of the space, which a space with operators does not have.
+            By default the largest and the smallest of the space, which a space with operators does not have. For pool
+            distillation, the teacher, alone; by default the largest.
         sampler: Draws the other archs; by default strict fair sampling, or uniform if the space has constraints.
-        distill_from: For the sandwich rule, the epoch, from 0, from which all archs but the first learn from the
-            softmax of the first; before it they learn from the labels. 0 as published; None: never. In a short run the
-            teacher must have learnt from the labels first (docs/decisions/0006-late-teacher.md).
+        distill_from: For the sandwich rule and a sampled teacher, the epoch, from 0, from which all archs but the first
+            learn from the softmax of the first; before it they learn from the labels. 0 as published; None: never. In a
+            short run the teacher must have learnt from the labels first (docs/decisions/0006-late-teacher.md).
         grad_clip: Maximum norm of the gradient, or None. `Trainer(gradient_clip_val=…)` takes precedence.
         stacking: Whether the archs of a step run as one masked batch (`stacked`) or one by one (`sliced`); `auto`
             takes the faster.
+        sharing: How archs share weights; None: as in the supernet that is given, else one kernel per layer.
         seed: Seed of the default sampler and of the watched archs.
         watched: Number of sampled archs to validate, besides those that run at every step.
 
@@ -124,42 +134,45 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         distill_from: int | None = 0,
         grad_clip: float | None = 5.0,
         stacking: Stacking = "auto",
+        sharing: Sharing | None = None,
         seed: int = 0,
         watched: int = 4,
     ) -> None:
         super().__init__()
         if rule not in get_args(Rule):
             raise InputError(f"rule is {rule!r}; allowed are {', '.join(map(repr, get_args(Rule)))}")
-        if rule != "sandwich" and always is not None:
-            raise InputError("always belongs to rule='sandwich'; leave it out, or change the rule")
         if (rule == "frozen-teacher") != (teacher is not None):
             raise InputError("rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither")
-        if always is not None and not always:
-            raise InputError("always is empty; name at least one arch, which is the teacher")
+        _check_always(rule, always)
         if stacking not in ("auto", "stacked", "sliced"):
             raise InputError(f"stacking is {stacking!r}; allowed are 'auto', 'stacked', 'sliced'")
         least = 1 if rule != "sandwich" else len(always) if always else 2
+        least = 2 if rule == "sampled-teacher" and distill_from is not None else least
         if n < least:
             raise InputError(f"n is {n}; rule {rule!r} needs at least {least} archs per step")
         self.n, self.rule, self.always, self.distill_from, self.teacher = n, rule, always, distill_from, teacher
-        self.sampler, self.grad_clip, self.stacking = sampler, grad_clip, stacking
+        self.sampler, self.grad_clip, self.stacking, self.sharing = sampler, grad_clip, stacking, sharing
         self.seed, self.watched = seed, watched
 
     def mutate_model(self, model: Any) -> Any:
         """Turn a space into a supernet, in place; a supernet is returned as it is.
 
         Raises:
-            InputError: NNI cannot share weights in a module of the space, or the archs of `always` are missing or not
-                allowed.
+            InputError: NNI cannot share weights in a module of the space, or not by `sharing`; or the archs of `always`
+                are missing or not allowed.
         """
         _always_running(self, domain_of(model))  # before any work
-        return make_supernet(model) if getattr(model, "active", None) is None else model
+        if getattr(model, "active", None) is None:
+            return make_supernet(model, sharing=self.sharing or FULL)
+        check_sharing(model, self.sharing)
+        return model
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         """Wrap the evaluator's Lightning module into the training step.
 
         Raises:
-            InputError: The trainer asks for several processes, for float16, or for clipping by value.
+            InputError: The trainer asks for several processes in another way than by DDP's subprocesses, for batch norm
+                over all of them, for float16, or for clipping by value.
         """
         if isinstance(evaluator, Lightning):
             self._take_over(evaluator.trainer)
@@ -168,9 +181,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
     def _take_over(self, trainer: pl.Trainer) -> None:
         """Refuse settings that would train a wrong supernet, and clip in place of the trainer."""
         if trainer.world_size > 1:
-            raise InputError(
-                f"Trainer asks for {trainer.world_size} processes; SandwichStrategy runs in one: set devices=1"
-            )
+            _check_processes(trainer)
         if str(trainer.precision).startswith("16"):
             raise InputError(
                 f"precision is {trainer.precision!r}; float16 needs scaled gradients, whose norm would be clipped "
@@ -213,6 +224,11 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         self.always = _always_running(strategy, domain)
         self.watched = _watched(strategy, domain, self.always)
 
+    @cached_property
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters of the supernet: to look them up at every step took 12 of 18 ms of clipping 8,156 of them."""
+        return list(self.model.parameters())
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Run n archs forward and backward on a batch, and take one optimizer step."""
         images, labels = batch
@@ -220,24 +236,44 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         optimizer.zero_grad()
         step = self._step(archs, images)
-        losses = step(self.model, images, labels, self._bundled(archs, images.device), backward=self.manual_backward)
-        self._check_finite(losses, archs)
+        bundles = self._bundled(archs, images.device)
+        if self.trainer.world_size == 1:
+            losses = step(self.model, images, labels, bundles, backward=self.manual_backward)
+            self._check_finite(losses, archs)
+        else:
+            with cast("ParallelStrategy", self.trainer.strategy).block_backward_sync():
+                losses = step(self.model, images, labels, bundles, backward=self.manual_backward)
+            losses = self._of_whole_batch(losses, archs, len(images))
         if self.strategy.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.strategy.grad_clip)
+            torch.nn.utils.clip_grad_norm_(self.weights, self.strategy.grad_clip)
         optimizer.step()
         self.advance_lr_schedulers(batch_idx)
         self.log_dict({"train_loss": losses.mean(), "train_loss_first": losses[0]}, prog_bar=True)
 
+    def _of_whole_batch(self, losses: Tensor, archs: list[Arch], images: int) -> Tensor:
+        """Average gradients and running statistics over all processes, and return the losses of the whole batch, [n].
+
+        A loss that is not finite in any process ends all of them.
+        """
+        everyones, shares = gather_losses(losses, archs, images)
+        for of_process in everyones:
+            self._check_finite(of_process, archs)
+        average_over_processes(self.model, shares[self.global_rank])
+        return (everyones * shares[:, None]).sum(0)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of every watched arch, and the evaluator's own metrics of the current active subnet."""
         images, labels = batch
+        world = self.trainer.world_size
+        counted = len(labels) * world  # Lightning divides the sum over all processes by their number, in integers
         with batch_statistics(self.model):
             self.training_module.validation_step(batch, batch_idx)
             for name, arch in self.watched.items():
                 logits = logits_of(self.model, images, arch)
                 loss = torch.nn.functional.cross_entropy(logits, labels)
                 accuracy = (logits.argmax(-1) == labels).float().mean()
-                self.log_dict({f"val_loss/{name}": loss, f"val_acc/{name}": accuracy}, batch_size=len(labels))
+                metrics = {f"val_loss/{name}": loss, f"val_acc/{name}": accuracy}
+                self.log_dict(metrics, batch_size=counted, sync_dist=world > 1)
 
     def export(self) -> dict[str, Any]:
         """Return the sample of the first watched arch, such as the largest: finding the best is left to scoring."""
@@ -256,6 +292,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
     def _archs(self) -> list[Arch]:
         """Return the archs of the next step."""
         teacher = self.strategy.teacher
+        if self.strategy.rule == "pool-distillation":
+            return [*self.always, *self.sampler.draw(self.strategy.n)]
         if teacher is None:
             return [*self.always, *self.sampler.draw(self.strategy.n - len(self.always))]
         beside = self.always if _ramp(self.current_epoch, teacher.sandwich_ramp) else []
@@ -266,6 +304,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
             return self._teacher_step(self.strategy.teacher, len(archs) - self.strategy.n, images)
         if self.strategy.rule == "multi-path":
             return multi_path_step
+        if self.strategy.rule == "pool-distillation":
+            return pool_distillation_step
         distill_from = self.strategy.distill_from
         if distill_from is None or self.current_epoch < distill_from:
             return label_step
@@ -306,6 +346,21 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         )
 
 
+def _check_processes(trainer: pl.Trainer) -> None:
+    """Refuse several processes that would train a wrong supernet."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or not isinstance(strategy.launcher, _SubprocessScriptLauncher):
+        raise InputError(
+            f"Trainer asks for {trainer.world_size} processes in another way than by subprocesses: set strategy='ddp', "
+            "or devices=1"
+        )
+    if strategy._layer_sync is not None:
+        raise InputError(
+            "Trainer asks for sync_batchnorm, which would put torch's SyncBatchNorm, of one width, in the place of the "
+            "elastic batch norms: leave it out; each process normalises with its own images"
+        )
+
+
 def stacked_is_faster(space: ModelSpace, device: torch.device) -> bool:
     """Return whether archs of a space train faster as one stacked batch than one by one, on this kind of device."""
     if not isinstance(space, ChainSpace) or space.domain.largest is None:
@@ -332,6 +387,16 @@ def _ramp(epoch: int, length: int | None) -> float:
     return min(1.0, epoch / length) if length else 1.0
 
 
+def check_sharing(supernet: ModelSpace, sharing: Sharing | None) -> None:
+    """See that a supernet shares weights as it is asked to; None: in any way.
+
+    Raises:
+        InputError: It does not.
+    """
+    if sharing not in (None, active_of(supernet).sharing):
+        raise InputError(f"the supernet shares weights by {active_of(supernet).sharing}, not {sharing}; see unshare")
+
+
 def _macs_counter(space: ModelSpace) -> Callable[[Arch], int]:
     """Return what counts the MACs of an arch of a space.
 
@@ -343,12 +408,33 @@ def _macs_counter(space: ModelSpace) -> Callable[[Arch], int]:
     return lambda arch: space.complexity(arch).macs
 
 
+def _check_always(rule: Rule, always: Sequence[Arch | Sample] | None) -> None:
+    """Refuse archs that run at every step where the rule has none, or not so many."""
+    if always is None:
+        return
+    if rule not in ("sandwich", "pool-distillation"):
+        raise InputError("always belongs to rule='sandwich' and 'pool-distillation'; leave it out, or change the rule")
+    if not always:
+        raise InputError("always is empty; name at least one arch, which is the teacher")
+    if rule == "pool-distillation" and len(always) > 1:
+        raise InputError(f"always has {len(always)} archs; rule 'pool-distillation' has one teacher: name it alone")
+
+
 def _always_running(strategy: SandwichStrategy, domain: Domain) -> list[Arch]:
     """Return the archs that run at every step."""
-    if strategy.rule == "multi-path" or (strategy.teacher is not None and strategy.teacher.sandwich_ramp is None):
+    if strategy.rule in ("multi-path", "sampled-teacher") or (
+        strategy.teacher is not None and strategy.teacher.sandwich_ramp is None
+    ):
         return []
     if strategy.always is not None:
         return [_allowed(arch, domain, f"always[{index}]") for index, arch in enumerate(strategy.always)]
+    if strategy.rule == "pool-distillation":
+        if domain.largest is None:
+            raise InputError(
+                f"{domain.codec.space} has no largest arch to teach; name the teacher with "
+                "SandwichStrategy(always=[sample])"
+            )
+        return [_allowed(domain.largest, domain, "the largest arch")]
     if domain.largest is None or domain.smallest is None:
         raise InputError(
             f"{domain.codec.space} has no largest and smallest arch for the sandwich rule; name the archs that run at "

@@ -15,6 +15,7 @@ import torch
 
 from nni_nas_consistency.archs.arch import Arch, Choice, Choices
 from nni_nas_consistency.archs.domains import Domain, Variable
+from nni_nas_consistency.archs.pool import Pool
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress
 
@@ -250,35 +251,67 @@ def strict_fair_sampler(domain: Domain, generator: torch.Generator) -> FairSampl
 
 
 class PoolSampler:
-    """Archs of a given pool, each once in random order before any is repeated.
+    """Archs of a given pool: in its order first, then in passes of random order; or by weights, independently.
+
+    A pass gives each arch once before any is repeated.
 
     Args:
         pool: The archs, at least one.
         generator: Source of randomness.
+        weights: Of each arch, at least 0: every draw is independent, with probabilities in proportion. None: passes.
 
     Raises:
-        InputError: The pool is empty.
+        InputError: The pool is empty, or the weights are not one for each arch, negative, or sum to 0.
     """
 
-    def __init__(self, pool: Sequence[Arch], generator: torch.Generator) -> None:
-        if not pool:
-            raise InputError("the pool is empty; give at least one arch")
-        self.pool = list(pool)
+    def __init__(
+        self, pool: Sequence[Arch], generator: torch.Generator, *, weights: Sequence[float] | None = None
+    ) -> None:
+        self.pool = Pool(tuple(pool), None if weights is None else tuple(weights))
         self.generator = generator
         self.deck = Deck(len(pool), 1)
+        self.deck.left = list(self.deck.cards)
 
     def draw(self, n: int) -> list[Arch]:
         """Return n archs."""
-        return [self.pool[index] for index in self.deck.deal(n, self.generator)]
+        return [self.pool.archs[index] for index in self._indices(n)]
+
+    def _indices(self, n: int) -> list[int]:
+        if self.pool.weights is None:
+            return self.deck.deal(n, self.generator)
+        if n == 0:
+            return []
+        weights = torch.tensor(self.pool.weights, dtype=torch.float64)
+        drawn: list[int] = weights.multinomial(n, replacement=True, generator=self.generator).tolist()
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the indices of the archs that are left."""
+        """Return the generator's state and the indices of the archs that are left of the pass."""
         return {"generator": self.generator.get_state(), "left": list(self.deck.left)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self.generator.set_state(state["generator"])
         self.deck.left = list(state["left"])
+
+
+def uniform_pool(domain: Domain, n: int, generator: torch.Generator) -> list[Arch]:
+    """Return n distinct archs, uniform over a domain: what every so many archs of a uniform list are.
+
+    Raises:
+        InputError: The domain has hardly as many archs.
+    """
+    sampler = UniformSampler(domain, generator)
+    archs: dict[Choices, Arch] = {}
+    drawn = 0
+    while len(archs) < n:
+        if drawn > TRIES + 20 * n:
+            raise InputError(f"{domain.codec.space}: {drawn} draws gave {len(archs)} different archs; ask for fewer")
+        missing = n - len(archs)
+        for arch in sampler.draw(missing):
+            archs.setdefault(arch.choices, arch)
+        drawn += missing
+    return list(archs.values())
 
 
 def spread_archs(

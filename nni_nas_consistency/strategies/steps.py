@@ -110,6 +110,40 @@ def label_step(
     return multi_path_step(supernet, images, labels, archs, backward=lambda loss: backward(loss / n))
 
 
+def pool_distillation_step(
+    supernet: ModelSpace,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Bundle],
+    *,
+    backward: Backward = torch.autograd.backward,
+) -> Tensor:
+    """The first arch learns from the labels, all others from these and from its softmax; see `TrainingStep`.
+
+    The first bundle is a single arch: the largest. The loss of each other arch is ½ CE(labels) + 2 CE(softmax of the
+    first), the teacher detached; that of the first is ½ CE(labels) for each of them. The gradients are those of the sum
+    of all losses. As published, the teacher runs once for every other arch; batch norms use the statistics of the
+    batch, so that once, with as many times its loss, is the same.
+
+    Returns:
+        Of the first arch its cross-entropy, of the others their losses, detached: [n].
+
+    Source: recipe ans (second place of CVPR 2021 NAS track 1), the loss of its phases 2 to 4.
+    """
+    images = images.contiguous(memory_format=torch.channels_last)
+    teacher = logits_of(supernet, images, archs[0])
+    first = hard_cross_entropy(teacher, labels)
+    backward(0.5 * (count_archs(archs) - 1) * first)
+    target = teacher.detach().softmax(-1)
+    losses = [first]
+    for bundle in archs[1:]:
+        logits = logits_of(supernet, images, bundle)
+        loss = 0.5 * hard_cross_entropy(logits, labels) + 2 * soft_cross_entropy(logits, target)
+        backward(loss.sum())
+        losses.append(loss)
+    return _joined(losses)
+
+
 @dataclass(frozen=True)
 class RankLoss:
     """The order of losses that a step asks for; see `losses.pairwise_rank_loss`.

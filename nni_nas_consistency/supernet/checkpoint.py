@@ -83,7 +83,7 @@ def supernet_of(path: Path, space: AnySpace) -> tuple[AnySpace, dict[str, Any]]:
 def load_supernet(path: Path, supernet: ModelSpace) -> dict[str, Any]:
     """Load the weights of a checkpoint into a supernet, and return how they were made.
 
-    Floating-point weights become those of the supernet's type: precision `bf16-true` trains others than are scored.
+    Floating-point weights become those of the supernet's type: precision `64-true` trains others than are scored.
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.

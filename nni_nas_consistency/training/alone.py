@@ -22,7 +22,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Loss, Optimization
 
@@ -32,7 +32,7 @@ def train_alone(
     archs: Sequence[Arch],
     *,
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     test: Images,
     augmentation: Augmentation,
     seed: int,
@@ -64,12 +64,12 @@ def train_alone(
         InputError: Precision `16-mixed` without a GPU.
         ValueError: Several archs of a space whose archs differ in their modules.
     """
-    mixed = MixedPrecision.of(precision, train.x.device)
+    mixed = MixedPrecision.of(precision, train.y.device)
     if not space.can_stack(archs):
         raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
     n = len(archs)
     with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
-        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.x.device)
+        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.y.device)
     optimizer = torch.optim.SGD(
         together.parameters(),
         lr=optimization.peak_lr,
@@ -163,11 +163,12 @@ def _accuracies(
     together: nn.Module, test: Images, augmentation: Augmentation, n: int, mixed: MixedPrecision
 ) -> list[float]:
     together.eval()
-    right = torch.zeros(n, dtype=torch.long, device=test.x.device)
+    device = next(together.parameters()).device
+    right = torch.zeros(n, dtype=torch.long, device=device)
     for images, labels in EvaluationLoader(test, augmentation, 512):
         with mixed.autocast():
-            logits = _logits(together, images, n, mixed)
-        right += (logits.argmax(-1) == labels[:, None]).sum(0)
+            logits = _logits(together, images.to(device), n, mixed)
+        right += (logits.argmax(-1) == labels.to(device)[:, None]).sum(0)
     return [int(count) / len(test) for count in right]
 
 

@@ -101,8 +101,8 @@ class Resumed(Callback):
         """Raise `CheckpointError` unless the checkpoint was loaded."""
         if self.goes_on or isinstance(exception, InputError) or not isinstance(exception, Exception):
             return
-        with suppress(OSError):
-            Path(str(trainer.log_dir)).rmdir()  # the folder of this training's metrics, empty so far
+        with suppress(OSError, IndexError):
+            Path(str(trainer.loggers[0].log_dir)).rmdir()  # the folder of this training's metrics, empty so far
         reason = f"{type(exception).__name__}: {one_line(exception)}"
         raise CheckpointError(
             f"{self.checkpoint}: cannot be gone on from ({reason}); delete it, and the run begins anew"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,18 +15,22 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
+from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress, ShowProgress
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
-from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
+from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.training.checkpoints import AtomicCheckpoints, Resumed, check_checkpoint
+from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import Optimization
 from nni_nas_consistency.training.run import TrainingRun
 
@@ -59,8 +65,10 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         images, labels = batch
         logits = self(images)
         accuracy = (logits.argmax(-1) == labels).float().mean()
-        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        self.log("val_acc", accuracy, prog_bar=True, batch_size=len(labels))
+        world = self.trainer.world_size
+        counted = len(labels) * world  # Lightning divides the sum over all processes by their number, in integers
+        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=counted, sync_dist=world > 1)
+        self.log("val_acc", accuracy, prog_bar=True, batch_size=counted, sync_dist=world > 1)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return SGD and its schedule."""
@@ -79,10 +87,16 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
 
 
 class EpochLines(Callback):
-    """Prints one plain line an epoch, with the time that is left at the pace so far."""
+    """Prints one plain line an epoch, with the time that is left at the pace so far.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    Args:
+        write: Writes a line.
+        phase: Of a recipe of several phases, the one that is trained.
+    """
+
+    def __init__(self, write: Callable[[str], None], phase: int | None = None) -> None:
         self.write = write
+        self.of_phase = "" if phase is None else f" of phase {phase}"
         self.begun = 0.0
         self.first_epoch = 0
 
@@ -98,7 +112,8 @@ class EpochLines(Callback):
         shown = ("train_loss", "val_acc", "val_acc/largest", "val_acc/smallest")
         values = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.write(f"epoch {epoch}/{epochs}  {numbers}  {left} left")
+        if trainer.is_global_zero:
+            self.write(f"epoch {epoch}/{epochs}{self.of_phase}  {numbers}  {left} left")
 
 
 class StepProgress(Callback):
@@ -117,7 +132,7 @@ class StepProgress(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Begin with the first step; a run that goes on begins in the middle of an epoch."""
-        if self.advance is None:
+        if self.advance is None and trainer.is_global_zero:
             batches = int(trainer.num_training_batches)
             left = (cast("int", trainer.max_epochs) - trainer.current_epoch) * batches - batch_idx
             self.advance = self.shown.enter_context(self.show(left, "steps"))
@@ -210,6 +225,21 @@ class AveragedWeights(EMAWeightAveraging):
         self.on_train_end(trainer, pl_module)
 
 
+class HeededSigterm(Callback):
+    """Lets SIGTERM have the effect that it had before the training, where that has several processes.
+
+    Lightning answers it by a collective, which meets the others in the middle of another one.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace Lightning's handler, which it removes itself in the end."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
+
+
 class KeptEpochs(Callback):
     """Keeps the last weights of every epoch, no average, any of which can be scored.
 
@@ -222,6 +252,8 @@ class KeptEpochs(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the supernet as it is now."""
+        if not trainer.is_global_zero:
+            return
         path = self.run.kept_epoch(trainer.current_epoch)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_supernet(path, cast("ModelSpace", pl_module.model), {**self.run.about, "epoch": trainer.current_epoch})
@@ -229,7 +261,7 @@ class KeptEpochs(Callback):
 
 def training_evaluator(
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     augmentation: Augmentation,
     val: Images,
     *,
@@ -250,13 +282,16 @@ def training_evaluator(
 
     Raises:
         CheckpointError: The checkpoint to resume from is damaged or was made with other settings.
-        InputError: The warm-up is not shorter than the training.
+        InputError: The warm-up is not shorter than the training, or there are fewer images than devices.
     """
+    if len(val) < run.devices:
+        raise InputError(f"{len(val)} validation image(s) are too few for {run.devices} devices; use more of them")
     resume = run.resume and os.path.lexists(run.last_checkpoint)
     if resume:
         check_checkpoint(run.last_checkpoint, run.identity)
+    part = rank_of(run.devices), run.devices
     batches = TrainingLoader(
-        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last
+        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last, part=part
     )
     optimization.check_warm_up(len(train))
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
@@ -270,10 +305,11 @@ def training_evaluator(
     trainer = Trainer(
         max_epochs=optimization.epochs,
         accelerator=run.accelerator,
-        devices=1,
+        devices=run.devices,
+        strategy="auto" if run.devices == 1 else DDPStrategy(broadcast_buffers=False),
         precision=run.precision,
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), LightningEnvironment()],
         logger=CSVLogger(run.folder, name="metrics"),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -284,13 +320,21 @@ def training_evaluator(
         ImageClassifier(optimization, len(batches)),
         trainer,
         train_dataloaders=batches,
-        val_dataloaders=EvaluationLoader(val, augmentation, 500),
+        val_dataloaders=EvaluationLoader(val, augmentation, min(500, len(val) // run.devices), part),
         fit_kwargs={"ckpt_path": str(run.last_checkpoint), "weights_only": True} if resume else {},
     )
 
 
 def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
-    callbacks: list[Callback] = [run.timer, checkpoint, LastLoss(), EpochLines(run.write), StepProgress(run.progress)]
+    callbacks: list[Callback] = [
+        run.timer,
+        checkpoint,
+        LastLoss(),
+        EpochLines(run.write, run.phase),
+        StepProgress(run.progress),
+    ]
+    if run.devices > 1:
+        callbacks.append(HeededSigterm())
     if run.checkpoint_steps is not None:
         callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
     if ema is not None:

@@ -13,11 +13,12 @@ from typing import Literal, TypeAlias
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import CIFAR100_ANS, CIFAR100_TRAIN, DIGITS_TEST, Augmentation
 
-Rule = Literal["sandwich", "multi-path", "frozen-teacher"]
-Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest", "macs-bins"]
+Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
+Sampling = Literal["strict-fair", "fair", "uniform", "params", "largest", "pool", "macs-bins"]
 Decay = Literal["cosine", "linear", "linear-per-epoch"]
 Start = Literal["as-left", "reordered"]
 Init = Literal["kaiming-fan-out", "torch", "channels-in"]
+StemNorm = Literal["affine", "plain"]
 AlonePrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 MacsBins: TypeAlias = "tuple[float, float, int]"
 """From how many MACs to how many, and how many bins of equal width are between."""
@@ -28,10 +29,10 @@ class Optimization:
     """SGD with a linear warm-up per step from 0, then a cosine per epoch over `epochs`.
 
     The clock of the cosine starts in the epoch in which the warm-up ends, so that it is not quite at its end when the
-    training is: factor(e) = ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
+    training is: rate(e) = end_lr + (lr − end_lr) · ½ (1 + cos(π (e − warm-up epochs − peak_epochs) / epochs)).
 
-    With `decay_epochs`, the rate stays at its peak until that many epochs are left, and falls to 0 in a cosine per
-    step (warm-up, constant, decay): a training of open length can be gone on with, and ended, at any epoch.
+    With `decay_epochs`, the rate stays at its peak until that many epochs are left, and falls to `end_lr` in a cosine
+    per step (warm-up, constant, decay): a training of open length can be gone on with, and ended, at any epoch.
 
     Args:
         epochs: Passes over the training images.
@@ -46,6 +47,7 @@ class Optimization:
         lr_batch: The batch size that `lr` is meant for; at another one the peak is `lr` · `batch_size` / `lr_batch`
             (Goyal et al. 2017, section 2.1). None: the peak is `lr` at any batch size.
         drop_last: Whether a last batch with fewer images is left out.
+        end_lr: What the cosine falls to, at most `lr`, and in proportion to it at another batch size.
         nesterov: Whether the momentum is Nesterov's.
         decay: How the rate falls after the warm-up: `cosine`, as above; `linear`: per step, to 0 at the end (with
             `warmup_epochs`, piecewise linear); `linear-per-epoch`: by the same amount after every epoch.
@@ -62,6 +64,7 @@ class Optimization:
     warmup_epochs: float = 0.0
     lr_batch: int | None = None
     drop_last: bool = False
+    end_lr: float = 0.0
     nesterov: bool = False
     decay: Decay = "cosine"
 
@@ -93,21 +96,30 @@ class Optimization:
             left = self.epochs - step // steps_per_epoch
             return max(left, 0) / (self.epochs - warmup_epochs)
         clock = step // steps_per_epoch - warmup_epochs - self.peak_epochs
-        return 0.5 * (1 + math.cos(math.pi * min(max(clock, 0) / self.epochs, 1)))
+        return self._cosine(clock / self.epochs)
+
+    def _cosine(self, done: float) -> float:
+        """Return the share of the peak when so much of the cosine is done; it is whole before 0, and over after 1."""
+        end = self.end_lr / self.lr if self.lr else 0.0
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
 
     def _decay_factor(self, epoch: float) -> float:
         """Return the learning rate of warm-up, constant, decay at a moment, in epochs from 0, after the warm-up."""
         if not self.decay_epochs:
             return 1.0
-        done = (epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs
-        return 0.5 * (1 + math.cos(math.pi * min(max(done, 0), 1)))
+        return self._cosine((epoch - (self.epochs - self.decay_epochs)) / self.decay_epochs)
 
     def check(self) -> None:
         """See that the settings fit each other.
 
         Raises:
-            InputError: The constants of a cosine are given for a linear decay, or Nesterov's momentum is none.
+            InputError: The rate would end above its peak, the constants of a cosine are given for a linear decay, or
+                Nesterov's momentum is none.
         """
+        if self.end_lr > self.lr:
+            raise InputError(f"end_lr is {self.end_lr}, above lr, {self.lr}, which falls to it; lower --set end_lr=…")
+        if self.end_lr and self.decay != "cosine":
+            raise InputError(f"end_lr belongs to decay=cosine, not {self.decay}, which falls to 0; leave it out")
         if self.decay != "cosine" and (self.decay_epochs is not None or self.peak_epochs):
             raise InputError(f"decay_epochs belongs to decay=cosine, not {self.decay}; add --set decay_epochs=none")
         if self.nesterov and not self.momentum:
@@ -165,12 +177,16 @@ class Phase:
         augmentation: Of the training images; None: that of the data set.
         n: Archs per step.
         rule: `sandwich`: the largest and the smallest arch run at every step, the mean of the losses is minimised.
+            `sampled-teacher`: the same without these two, and the first sampled arch is the teacher.
             `multi-path`: sampled archs alone learn from the labels, the sum of the losses is minimised.
+            `pool-distillation`: sampled archs learn from the labels and from the softmax of the largest, which runs
+            besides and learns from the labels; the sum of the losses is minimised.
             `frozen-teacher`: sampled archs learn from the labels and from the softmax of the largest arch as it was
             when the phase began; the sum of the losses is minimised.
-        sampling: How archs are drawn; `largest`: always the largest.
+        sampling: How archs are drawn; `largest`: always the largest; `pool`: those of a pool, by its weights, or in its
+            order first and reshuffled each pass.
         distill_from: By the sandwich rule, the epoch, from 0, at which the largest arch becomes the teacher of all
-            others; None: never.
+            others; None: never. Likewise the first arch of `sampled-teacher`.
         grad_clip: Largest gradient norm, or None.
         ema: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992), such as 0.999,
             which takes the place of the last weights when the phase ends; None: the last weights.
@@ -180,6 +196,8 @@ class Phase:
             n sampled ones, count as much as these; None: they do not run.
         rank_weight: With a frozen teacher, the weight of the rank loss guided by MACs at the end of its ramp.
         rank_ramp: Epochs until the rank loss has its weight.
+        pool_size: Archs of the pool that is drawn from the space by the seed, uniformly, unless one is given; None: one
+            must be given.
         macs_bins: For `sampling="macs-bins"`, from how many MACs to how many, and how many bins: a bin is drawn, then
             an arch of it (`strategies.sampling.MacsBinsSampler`).
     """
@@ -196,6 +214,7 @@ class Phase:
     sandwich_ramp: int | None = None
     rank_weight: float = 0.0
     rank_ramp: int = 0
+    pool_size: int | None = None
     macs_bins: MacsBins | None = None
 
     def for_epochs(self, epochs: int) -> Phase:
@@ -225,12 +244,14 @@ class Phase:
             raise InputError("sampling=macs-bins needs bins: add --set macs_bins=FROM:TO:BINS, such as 290e6:360e6:7")
         if self.sampling != "macs-bins" and self.macs_bins is not None:
             raise InputError(f"macs_bins belongs to sampling=macs-bins, not {self.sampling}; leave it out")
-        if self.rule != "sandwich" and self.distill_from is not None:
+        if self.rule not in ("sandwich", "sampled-teacher") and self.distill_from is not None:
             raise InputError(f"distill_from belongs to rule=sandwich, not {self.rule}; add --set distill_from=never")
         if self.rule != "frozen-teacher" and (self.sandwich_ramp is not None or self.rank_weight):
             raise InputError(
                 f"sandwich_ramp and rank_weight belong to rule=frozen-teacher, not {self.rule}; leave them out"
             )
+        if self.sampling != "pool" and self.pool_size is not None:
+            raise InputError(f"pool_size belongs to sampling=pool, not {self.sampling}; add --set pool_size=none")
         if self.rule == "sandwich" and self.n < 2:
             raise InputError(
                 f"n is {self.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
@@ -238,8 +259,11 @@ class Phase:
             )
 
     def settings(self) -> dict[str, float | str | None]:
-        """Return everything in which two runs of a phase can differ but the augmentation, as plain JSON values."""
-        return {
+        """Return everything in which two runs of a phase can differ but the augmentation, as plain JSON values.
+
+        The newest settings are left out where they are not used, so that runs from before there were any go on.
+        """
+        settings: dict[str, float | str | None] = {
             **asdict(self.optimization),
             "n": self.n,
             "rule": self.rule,
@@ -251,8 +275,11 @@ class Phase:
             "sandwich_ramp": self.sandwich_ramp,
             "rank_weight": self.rank_weight,
             "rank_ramp": self.rank_ramp,
+            "pool_size": self.pool_size,
             **({} if self.macs_bins is None else {"macs_bins": ":".join(f"{part:g}" for part in self.macs_bins)}),
         }
+        unused = {"end_lr": 0.0, "pool_size": None}
+        return {name: value for name, value in settings.items() if name not in unused or value != unused[name]}
 
 
 @dataclass(frozen=True)
@@ -268,6 +295,8 @@ class Recipe:
         phases: One after the other, each from the weights that the last one left.
         command: What trains it.
         reached: What it reached, and where that was measured.
+        stem_norm: Whether the batch norms of the first link learn scale and shift (`affine`) or keep those that they
+            begin with, 1 and 0 in fresh weights (`plain`).
     """
 
     name: str
@@ -275,10 +304,46 @@ class Recipe:
     phases: tuple[Phase, ...]
     command: str
     reached: str
+    stem_norm: StemNorm = "affine"
 
     def for_epochs(self, epochs: int) -> Recipe:
         """Return the same recipe with another length of its last phase."""
         return replace(self, phases=(*self.phases[:-1], self.phases[-1].for_epochs(epochs)))
+
+    def for_a_moment(self) -> Recipe:
+        """Return the same recipe with one epoch a phase and no warm-up, to see how long its steps take."""
+        phases = []
+        for phase in self.phases:
+            short = phase.for_epochs(1) if phase.optimization.epochs else phase
+            phases.append(replace(short, optimization=replace(short.optimization, warmup_steps=0, warmup_epochs=0.0)))
+        return replace(self, phases=tuple(phases))
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps on so many training images, of all phases."""
+        runs = (phase.optimization for phase in self.phases)
+        return sum(run.epochs * run.steps_per_epoch(images) for run in runs)
+
+    def from_phase(self, first: int) -> Recipe:
+        """Return the same recipe without the phases before one, which keep their place with 0 epochs.
+
+        Raises:
+            InputError: There is no such phase.
+        """
+        if not 0 <= first < len(self.phases):
+            raise InputError(f"recipe {self.name} has the phases 0 to {len(self.phases) - 1}, no phase {first}")
+        before = (replace(phase, optimization=replace(phase.optimization, epochs=0)) for phase in self.phases[:first])
+        return replace(self, phases=(*before, *self.phases[first:]))
+
+    def prefix_of(self, phase: int) -> str:
+        """Return what the settings of a phase begin with: nothing where it is the only one."""
+        return "" if len(self.phases) == 1 else f"phase{phase}_"
+
+    @property
+    def pool_phases(self) -> tuple[int, ...]:
+        """The phases that draw from a pool; those without epochs are left out."""
+        return tuple(
+            index for index, phase in enumerate(self.phases) if phase.sampling == "pool" and phase.optimization.epochs
+        )
 
     def check(self, *, fresh: bool) -> None:
         """See that the phases can be trained one after the other; those without epochs are left out.
@@ -346,24 +411,47 @@ SHORT = Recipe(
 )
 """Recipe nazarick cut down to hours on a few CPU cores (docs/decisions/0010-short-recipe.md)."""
 
+ANS_FIRST = Phase(
+    Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4, peak_epochs=1),
+    CIFAR100_ANS,
+    n=6,
+    rule="multi-path",
+    sampling="uniform",
+    distill_from=None,
+    grad_clip=None,
+)
+"""Phase 0 of recipe ans: six single paths per step, gradients summed."""
+
+
+def _on_pool(first: Phase, rule: Rule, pool_size: int, *, epochs: int, lr: float, end_lr: float) -> Phase:
+    """Return a later phase of recipe ans: on a pool, without weight decay."""
+    optimization = replace(first.optimization, epochs=epochs, lr=lr, end_lr=end_lr, weight_decay=0.0)
+    return replace(first, optimization=optimization, rule=rule, sampling="pool", pool_size=pool_size)
+
+
 ANS = Recipe(
     "ans",
     "kaiming-fan-out",
     (
-        Phase(
-            Optimization(epochs=250, batch_size=128, lr=0.025, warmup_steps=0, weight_decay=5e-4, peak_epochs=1),
-            CIFAR100_ANS,
-            n=6,
-            rule="multi-path",
-            sampling="uniform",
-            distill_from=None,
-            grad_clip=None,
-        ),
+        ANS_FIRST,
+        _on_pool(ANS_FIRST, "multi-path", 200, epochs=30, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_FIRST, "pool-distillation", 200, epochs=30, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_FIRST, "pool-distillation", 200, epochs=30, lr=4e-3, end_lr=5e-4),
+        _on_pool(ANS_FIRST, "pool-distillation", 100, epochs=20, lr=3.5e-3, end_lr=5e-4),
     ),
-    command="nni-consistency train --recipe ans --data-root data --out runs/ans",
-    reached="published: second place after four more phases; not run here",
+    command=(
+        "nni-consistency train --recipe ans --data-root data --pool pool200.json --pool phase4=pool100.json "
+        "--out runs/ans"
+    ),
+    reached="published: second place; not run here",
+    stem_norm="plain",
 )
-"""Second place of CVPR 2021 NAS track 1, its first phase: six single paths per step, gradients summed."""
+"""Second place of CVPR 2021 NAS track 1: six single paths per step; then a pool of 200 archs, every 250th of the
+released list, without and with distillation from the largest; then one of 100, drawn at random.
+
+The pools are files that `nni-consistency archs pool` writes. Without them as many archs are drawn from the space by the
+seed, uniformly, as the released list was.
+"""
 
 EMBEDDED = Recipe(
     "digits",
@@ -384,6 +472,28 @@ EMBEDDED = Recipe(
 )
 """Recipe nazarick at the length of the embedded benchmark: larger steps, smaller batches, no augmentation, and a
 teacher that has learnt from the labels first (docs/decisions/0006-late-teacher.md)."""
+
+ANS_DIGITS_FIRST = replace(
+    ANS_FIRST,
+    optimization=replace(ANS_FIRST.optimization, epochs=24, batch_size=32),
+    augmentation=DIGITS_TEST,
+)
+
+ANS_DIGITS = replace(
+    ANS,
+    name="ans-digits",
+    phases=(
+        ANS_DIGITS_FIRST,
+        _on_pool(ANS_DIGITS_FIRST, "multi-path", 40, epochs=3, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_DIGITS_FIRST, "pool-distillation", 40, epochs=3, lr=1e-3, end_lr=5e-4),
+        _on_pool(ANS_DIGITS_FIRST, "pool-distillation", 40, epochs=3, lr=4e-3, end_lr=5e-4),
+        _on_pool(ANS_DIGITS_FIRST, "pool-distillation", 20, epochs=2, lr=3.5e-3, end_lr=5e-4),
+    ),
+    command="nni-consistency train --space digits --recipe ans-digits --out runs/ans-digits",
+    reached="nothing published; see examples/ans",
+)
+"""Recipe ans at the length of the embedded benchmark: smaller batches and pools, a tenth of the epochs, no
+augmentation; its rates as they are."""
 
 STANDALONE_2022 = Optimization(
     epochs=90,
@@ -476,7 +586,7 @@ SPOS_DIGITS = Recipe(
 )
 """Recipe spos-cifar at the size of the digits: more epochs of smaller batches, and a smaller rate."""
 
-RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED, SUPERNET_2022, SPOS_CIFAR, SPOS_DIGITS)
+RECIPES = (NAZARICK, SHORT, ANS, EMBEDDED, ANS_DIGITS, SUPERNET_2022, SPOS_CIFAR, SPOS_DIGITS)
 
 STANDALONE_FAST = Optimization(
     epochs=24,

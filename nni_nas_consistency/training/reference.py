@@ -28,6 +28,7 @@ from nni_nas_consistency.files.run_folder import open_run
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
+from nni_nas_consistency.images.loader import TrainingImages
 from nni_nas_consistency.ranking.statistics import split_half
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.training.alone import train_alone
@@ -45,7 +46,7 @@ def train_references(
     archs: Mapping[str, Arch],
     *,
     optimization: Optimization,
-    train: Images,
+    train: TrainingImages,
     test: Images,
     augmentation: Augmentation,
     seeds: int,

@@ -1,0 +1,68 @@
+"""One training step on several processes: what they agree on, and how their gradients become those of the whole batch.
+
+Each process runs the same archs on its part of the batch. Gradients and running statistics are averaged once a step,
+in one collective, after the last backward pass (docs/decisions/0030-processes.md).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.supernet.statistics import batch_norms
+
+
+def gather_losses(losses: Tensor, archs: Sequence[Arch], images: int) -> tuple[Tensor, Tensor]:
+    """Return the losses of all processes, and the share of the batch that each has.
+
+    Args:
+        losses: Of the archs on the images of this process, [n].
+        archs: The n archs.
+        images: Images of this process.
+
+    Returns:
+        Losses [processes, n] and shares [processes], which sum to 1; both float64.
+
+    Raises:
+        RuntimeError: The processes run different archs.
+    """
+    drawn = zlib.crc32("\n".join(arch.code for arch in archs).encode())
+    head = torch.tensor([drawn, len(archs), images], dtype=torch.float64, device=losses.device)
+    heads = _gathered(head)
+    if not bool((heads[:, :2] == head[:2]).all()):
+        raise RuntimeError("the processes draw different archs; give every process a sampler with the same seed")
+    return _gathered(losses.double()), heads[:, 2] / heads[:, 2].sum()
+
+
+def average_over_processes(network: nn.Module, share: Tensor) -> None:
+    """Make gradients and running statistics their averages over all processes, in one collective for each dtype.
+
+    Args:
+        network: The supernet; parameters without a gradient are left alone, and are the same ones in every process.
+        share: The share of the batch that this process has, a number in (0, 1).
+    """
+    tensors = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    for norm in batch_norms(network):
+        tensors += [each for each in (norm.running_mean, norm.running_var) if each is not None]
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+        _average([tensor for tensor in tensors if tensor.dtype == dtype], share)
+
+
+def _average(tensors: Sequence[Tensor], share: Tensor) -> None:
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) * share.to(tensors[0].dtype)
+    dist.all_reduce(flat)
+    averages = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, average in zip(tensors, averages, strict=True):
+        tensor.copy_(average.view_as(tensor))
+
+
+def _gathered(values: Tensor) -> Tensor:
+    """Return the values of all processes: [processes, …]."""
+    everyones = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyones, values)
+    return torch.stack(everyones)
