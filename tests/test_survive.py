@@ -76,7 +76,7 @@ def test_after_kill_9_of_experiment_and_manager_no_arch_is_lost_and_none_counted
     (tmp_path / f"{codes[1]}.waits").touch()
     process = started(tmp_path, "killed", len(archs))
     try:
-        wait_for(lambda: codes[1] in begun(tmp_path), seconds=240)
+        wait_for(lambda: codes[1] in begun(tmp_path), seconds=300)
         for each in processes_of("killed"):  # the manager, and this process
             is_trial = "nni.nas.execution.training_service" in " ".join(each.cmdline())
             if not is_trial:
@@ -90,7 +90,7 @@ def test_after_kill_9_of_experiment_and_manager_no_arch_is_lost_and_none_counted
     no_process_is_left("killed")
 
     process = started(tmp_path, "killed", len(archs))
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=420)
     assert process.returncode == 0, err.decode()
     finished, scores, by_code = eval((tmp_path / "scores").read_text())
     assert finished and scores == sums(archs)
@@ -106,7 +106,7 @@ def test_a_manager_that_dies_ends_the_run_with_a_line_on_how_to_go_on(tmp_path):
     process = started(tmp_path, "dies", 2)
     (tmp_path / f"{survivor.archs_of(tiny_space(), 1)['arch0'].code}.waits").touch()
     try:
-        wait_for(lambda: begun(tmp_path), seconds=240)
+        wait_for(lambda: begun(tmp_path), seconds=300)
         for each in processes_of("dies"):
             if "main.js" in " ".join(each.cmdline()):
                 each.kill()

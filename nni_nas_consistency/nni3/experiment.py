@@ -27,8 +27,12 @@ from nni.nas.strategy import Strategy
 from nni.nas.utils.serializer import get_default_serializer
 
 from nni_nas_consistency.errors import InputError
+<<<<<<< HEAD
 from nni_nas_consistency.nni3.refusals import check_gpus, check_strategy
 from nni_nas_consistency.nni3.trials import TrialRecord
+=======
+from nni_nas_consistency.nni3 import retiarii
+>>>>>>> main
 from nni_nas_consistency.nni3.workarounds import (
     ManagerError,
     bound_address_only,
@@ -64,9 +68,13 @@ class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
 
     Args:
         training_service_platform: Where trials run, such as `local`.
-        execution_engine: `ts` for trials on a training service, `sequential` for trials in this process.
+        execution_engine: `ts` for trials on a training service, `sequential` for trials in this process; or Retiarii's
+            `py` and `oneshot`, which set the model format too.
         model_format: `simplified`, or `raw` to keep a supernet's weights.
         **settings: Any other field of NNI's `NasExperimentConfig`.
+
+    Raises:
+        InputError: There is no such setting, or it has no meaning any more.
     """
 
     def __init__(
@@ -78,9 +86,17 @@ class RetiariiExeConfig(NasExperimentConfig):  # type: ignore[misc]
         **settings: Any,
     ) -> None:
         settings.setdefault("trial_concurrency", 1)
+        for name in settings:
+            retiarii.check_setting("config", NasExperimentConfig, name)
+        execution_engine, model_format = retiarii.engine_and_format(execution_engine, model_format)
         super().__init__(execution_engine, model_format, training_service_platform, **settings)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        retiarii.check_setting("config", NasExperimentConfig, name)
+        if name == "execution_engine" and isinstance(value, str):
+            value, model_format = retiarii.engine_and_format(value, None)
+            if model_format is not None:
+                self.model_format = model_format
         super().__setattr__(name, config_object(name, value))
 
     def canonical_copy(self) -> NasExperimentConfig:
@@ -99,23 +115,39 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
     Args:
         space: The model space.
         evaluator: Trains or scores a model.
+        *positional: The strategy and the config, as if by their names; before them there may be Retiarii's list of
+            mutators, which must be empty.
         strategy: Explores the space.
         config: Settings; by default `sequential` and `raw` in this process, and otherwise NNI's local training service.
         id: Identifier of a stopped experiment, to `resume` it; a new one by default.
         listed: Whether NNI's list of experiments, in the home folder, has one that runs in this process, and its folder
             a checkpoint; only those can be resumed by their identifier.
+        base_model: Retiarii's name of the space.
+        applied_mutators: Retiarii's list of mutators, which must be empty.
+        trainer: Retiarii's one-shot trainer, which is refused.
+
+    Raises:
+        InputError: An argument is missing, or has no meaning any more.
     """
 
     def __init__(
         self,
-        space: ModelSpace,
-        evaluator: Evaluator,
-        strategy: Strategy,
+        space: ModelSpace | None = None,
+        evaluator: Evaluator | None = None,
+        *positional: Any,
+        strategy: Strategy | None = None,
         config: NasExperimentConfig | None = None,
-        *,
         id: str | None = None,
         listed: bool = True,
+        base_model: ModelSpace | None = None,
+        applied_mutators: list[Any] | None = None,
+        trainer: Any = None,
     ) -> None:
+        space = retiarii.space_of(space, base_model, trainer)
+        retiarii.check_mutators(applied_mutators)
+        strategy, config = retiarii.strategy_and_config(positional, strategy, config)
+        if not isinstance(evaluator, Evaluator):
+            raise InputError(f"RetiariiExperiment: the evaluator is {evaluator!r}; give one of nni.nas.evaluator")
         self._listed = listed
         self._saving = threading.Lock()
         self._record = TrialRecord(partial(_code_in, space))
@@ -160,7 +192,48 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
             return bool(self.resume(port, debug=debug))
         return self.run(None, port, debug)
 
+    def resume(self, port: int = 8080, wait_completion: bool = True, debug: bool = False) -> bool | None:
+        """Resume the stopped experiment of this id, and return what `run` returns.
+
+        Raises:
+            RuntimeError: There is no experiment of this id.
+        """
+        retiarii.by_id("resume", self)
+        return cast("bool | None", super().resume(port, wait_completion, debug))
+
+    def view(self, port: int = 8080, non_blocking: bool = False) -> RetiariiExperiment:
+        """Show the web page of the stopped experiment of this id, until Ctrl-C or, if `non_blocking`, until `stop`.
+
+        Raises:
+            InputError: It ran in this process, and has no page.
+            RuntimeError: There is no experiment of this id.
+        """
+        retiarii.by_id("view", self)
+        if not self._nni_manager_required():
+            raise InputError(f"{self.id}: ran in this process, and has no page; list its models by export_top_models")
+        return cast("RetiariiExperiment", super().view(port, non_blocking))
+
+    def export_top_models(
+        self, top_k: int = 1, optimize_mode: str = "maximize", formatter: str | None = "dict"
+    ) -> list[Any]:
+        """Return the models with the best results, the best first.
+
+        Args:
+            top_k: How many.
+            optimize_mode: `maximize`.
+            formatter: `dict`: NNI's samples; `instance`: frozen networks; `code`: Python source of plain torch, for
+                chain spaces; None: NNI's models with their results.
+
+        Raises:
+            InputError: `optimize_mode` or `formatter` is none of these.
+        """
+        retiarii.check_export(optimize_mode, formatter)
+        if formatter == "code":
+            return [retiarii.code_of(network) for network in super().export_top_models(top_k, formatter="instance")]
+        return list(super().export_top_models(top_k, formatter=formatter))
+
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
+<<<<<<< HEAD
         """Start the experiment, and return when the strategy has finished; see `run` for the arguments.
 
         Raises:
@@ -172,6 +245,17 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         with localhost_only(_reports_to(self.config)), bound_address_only(), patient_start():
             with unknown_commands_passed_over(), copied_samples(), repaired_freeze(), lightning_interrupts():
                 super().start(port, debug, run_mode)
+=======
+        """Start the experiment, and return when the strategy has finished; see `run` for the arguments."""
+        with (
+            localhost_only(_reports_to(self.config)),
+            patient_start(),
+            bound_address_only(),
+            repaired_freeze(),
+            lightning_interrupts(),
+        ):
+            super().start(port, debug, run_mode)
+>>>>>>> main
 
     def load_checkpoint(self) -> None:
         """Load the state of strategy and engine from the folder of this experiment; called by `resume`."""

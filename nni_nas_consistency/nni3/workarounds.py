@@ -224,6 +224,7 @@ def _set_environment(variables: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
+<<<<<<< HEAD
 def unknown_commands_passed_over() -> Iterator[None]:
     """Let an experiment that is resumed with NNI's manager go on listening to it.
 
@@ -283,6 +284,20 @@ def patient_start() -> Iterator[None]:
         yield
     finally:
         launcher._check_rest_server = before
+=======
+def patient_start() -> Iterator[None]:
+    """Wait a minute for an NNI manager that is started inside the block; NNI gives it up after four seconds.
+
+    On a busy machine it takes longer to come up. Can go with `test_a_manager_that_is_slow_to_start_is_waited_for`.
+    """
+    check = launcher._check_rest_server
+    before = check.__defaults__
+    check.__defaults__ = (60, None)
+    try:
+        yield
+    finally:
+        check.__defaults__ = before
+>>>>>>> main
 
 
 @contextmanager
