@@ -27,12 +27,9 @@ from nni.nas.strategy import Strategy
 from nni.nas.utils.serializer import get_default_serializer
 
 from nni_nas_consistency.errors import InputError
-<<<<<<< HEAD
+from nni_nas_consistency.nni3 import retiarii
 from nni_nas_consistency.nni3.refusals import check_gpus, check_strategy
 from nni_nas_consistency.nni3.trials import TrialRecord
-=======
-from nni_nas_consistency.nni3 import retiarii
->>>>>>> main
 from nni_nas_consistency.nni3.workarounds import (
     ManagerError,
     bound_address_only,
@@ -233,7 +230,6 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         return list(super().export_top_models(top_k, formatter=formatter))
 
     def start(self, port: int = 8080, debug: bool = False, run_mode: RunMode = RunMode.Background) -> None:
-<<<<<<< HEAD
         """Start the experiment, and return when the strategy has finished; see `run` for the arguments.
 
         Raises:
@@ -242,20 +238,16 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         check_strategy(self.model_space, self.strategy)
         if self._nni_manager_required():
             check_gpus(self.config)
-        with localhost_only(_reports_to(self.config)), bound_address_only(), patient_start():
-            with unknown_commands_passed_over(), copied_samples(), repaired_freeze(), lightning_interrupts():
-                super().start(port, debug, run_mode)
-=======
-        """Start the experiment, and return when the strategy has finished; see `run` for the arguments."""
         with (
             localhost_only(_reports_to(self.config)),
             patient_start(),
             bound_address_only(),
+            unknown_commands_passed_over(),
+            copied_samples(),
             repaired_freeze(),
             lightning_interrupts(),
         ):
             super().start(port, debug, run_mode)
->>>>>>> main
 
     def load_checkpoint(self) -> None:
         """Load the state of strategy and engine from the folder of this experiment; called by `resume`."""
