@@ -238,9 +238,16 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         check_strategy(self.model_space, self.strategy)
         if self._nni_manager_required():
             check_gpus(self.config)
-        with localhost_only(_reports_to(self.config)), bound_address_only(), patient_start():
-            with unknown_commands_passed_over(), copied_samples(), repaired_freeze(), lightning_interrupts():
-                super().start(port, debug, run_mode)
+        with (
+            localhost_only(_reports_to(self.config)),
+            patient_start(),
+            bound_address_only(),
+            unknown_commands_passed_over(),
+            copied_samples(),
+            repaired_freeze(),
+            lightning_interrupts(),
+        ):
+            super().start(port, debug, run_mode)
 
     def load_checkpoint(self) -> None:
         """Load the state of strategy and engine from the folder of this experiment; called by `resume`."""
