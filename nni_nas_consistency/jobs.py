@@ -22,11 +22,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from nni_nas_consistency.archs.codecs import Codec, WidthCodec
-from nni_nas_consistency.errors import Diverged, FileError, InputError, MatchError
+from nni_nas_consistency.errors import CheckpointError, Diverged, FileError, InputError, MatchError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.atomic import write_bytes_atomically
-from nni_nas_consistency.files.checkpoint_header import checkpoint_path, read_checkpoint_header
-from nni_nas_consistency.files.doors import check_output, check_output_folder, make_folder
+from nni_nas_consistency.files.checkpoint_header import (
+    CheckpointHeader,
+    checkpoint_path,
+    read_checkpoint_header,
+    read_weights_header,
+)
+from nni_nas_consistency.files.doors import check_input, check_output, check_output_folder, make_folder
 from nni_nas_consistency.files.image_lists import read_image_list
 from nni_nas_consistency.files.latencies import LatencySetup, check_latency_file
 from nni_nas_consistency.files.locks import locked
@@ -58,12 +63,13 @@ from nni_nas_consistency.studies.results import (
 )
 from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.supernet.sharing import FULL, Sharing, coarser, sharing_of_checkpoint
-from nni_nas_consistency.systems import DataSet, System
+from nni_nas_consistency.systems import DataSet, System, shape_of_checkpoint, system_of_checkpoint
 from nni_nas_consistency.training.processes import rank_of
 from nni_nas_consistency.training.recipes import AlonePrecision, Loss, Optimization, Recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from nni.nas.nn.pytorch import ModelSpace
+    from torch import Tensor, nn
 
     from nni_nas_consistency.archs.arch import Arch
     from nni_nas_consistency.archs.cost import Cost
@@ -78,8 +84,8 @@ if TYPE_CHECKING:
     from nni_nas_consistency.scoring.arch_list import Scored
     from nni_nas_consistency.scoring.image_choice import Agreement
     from nni_nas_consistency.scoring.scoring import Scoring
-    from nni_nas_consistency.spaces.chain import ChainSpace
     from nni_nas_consistency.studies.table import Reference, Table
+    from nni_nas_consistency.training.network import Accuracy
     from nni_nas_consistency.training.run import TrainingRun
 
 Precision = Literal["float32", "bf16", "float64"]
@@ -125,6 +131,9 @@ class TrainJob:
         devices: Processes that share each batch, on this machine; each is this program started once more, so that a
             script of your own needs no more than to reach `train` again.
         provenance: What was typed, and the machine and versions that run it.
+
+    Raises:
+        InputError: The space is no chain, and archs shall share weights or be stacked as only those of chains can.
     """
 
     system: System
@@ -150,6 +159,15 @@ class TrainJob:
     device: str = "auto"
     devices: int = 1
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        space = self.system.space
+        if not self.system.is_chain and self.sharing not in (None, FULL):
+            raise InputError(
+                f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out"
+            )
+        if not self.system.is_chain and self.stacking == "stacked":
+            raise InputError(f"step stacked: {space} is no chain, its archs run one by one; leave --step out")
 
     def settings(self) -> dict[str, Json]:
         """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""
@@ -215,8 +233,9 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
+    _check_macs_bins(job.recipe, space)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | job.data.settings() | images.identity()
+    settings = job.settings() | job.data.settings(train=True) | images.identity()
     settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
@@ -246,6 +265,17 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     return path
 
 
+def _check_macs_bins(recipe: Recipe, space: ChainSpace) -> None:
+    """See that there are archs in the bins of MACs that a recipe draws from."""
+    import torch
+
+    from nni_nas_consistency.training.supernet import macs_of, sampler_of
+
+    for phase in recipe.phases:
+        if phase.sampling == "macs-bins":
+            sampler_of(phase, space.domain, torch.Generator(), macs=macs_of(space))
+
+
 def _run_of(
     job: TrainJob,
     settings: Mapping[str, Json],
@@ -273,7 +303,7 @@ def _run_of(
 
 
 def _train_and_save(
-    job: TrainJob, space: ChainSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
+    job: TrainJob, space: ModelSpace, images: TrainingImages, val: Images, run: TrainingRun, pools: Mapping[int, Pool]
 ) -> None:
     """Train a space by the recipe of a job, and write the supernet with what made it."""
     with _importing():
@@ -303,8 +333,8 @@ def _train_and_save(
 
 def params_of(system: System, shape: tuple[int, int, int]) -> Callable[[Arch], int]:
     """Return what counts the parameters of an arch that is trained alone on images of this shape."""
-    space = system.make_space(shape, standalone=True)
-    return lambda arch: space.complexity(arch).params
+    cost = costs_of(system, shape)
+    return lambda arch: cost(arch).params
 
 
 def _pools_of(job: TrainJob) -> dict[int, Pool]:
@@ -356,7 +386,7 @@ def _sharing_to_train(job: TrainJob) -> Sharing:
     return sharing
 
 
-def _start_from(space: ChainSpace, job: TrainJob) -> tuple[dict[str, Json], str]:
+def _start_from(space: ModelSpace, job: TrainJob) -> tuple[dict[str, Json], str]:
     """Make a space a supernet that starts from a checkpoint; return what made that, and its SHA-256."""
     import torch
 
@@ -400,15 +430,20 @@ class ScoreJob:
         images: Score on the first so many test images.
         images_file: Score on the images of this list, in its order.
         metric: `loss`: negative cross-entropy; `acc`: accuracy. The other one is written beside.
-        bn: Batch-norm statistics: of each `batch`, re-estimated on `train` or `test` images, or the `supernet`'s.
+        bn: Batch-norm statistics: of each `batch`, re-estimated on `train` or `test` images, or the `supernet`'s; None:
+            of each batch, where there are batch norms.
         batch_size: Images per batch.
         orders: In how many orders images are scored, and so in other batches.
         flip: Whether images are scored mirrored too.
-        scorer: `prefix`: archs share prefixes; `plain`: each runs alone (the reference).
+        scorer: `prefix`: archs share prefixes; `plain`: each runs alone (the reference); None: `prefix` where the space
+            is a chain.
         precision: Of the features.
         shard: Which part of the list, (i, n) for the i-th of n.
         overwrite: Whether scores of other settings at `out` are deleted first.
         device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        InputError: The space has no batch norms, and their statistics are chosen; or it is no chain.
     """
 
     system: System
@@ -422,15 +457,27 @@ class ScoreJob:
     images: int | None = None
     images_file: Path | None = None
     metric: Literal["loss", "acc"] = "loss"
-    bn: Literal["supernet", "train", "test", "batch"] = "batch"
+    bn: Literal["supernet", "train", "test", "batch"] | None = None
     batch_size: int = 512
     orders: int = 1
     flip: bool = False
-    scorer: Literal["prefix", "plain"] = "prefix"
+    scorer: Literal["prefix", "plain"] | None = None
     precision: Precision = "float32"
     shard: tuple[int, int] = (1, 1)
     overwrite: bool = False
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        space = self.system.space
+        if not self.system.has_batch_norm and self.bn is not None:
+            raise InputError(f"bn {self.bn}: the networks of {space} have no batch norms; leave --bn out")
+        if not self.system.has_batch_norm and self.orders > 1:
+            raise InputError(
+                f"orders {self.orders}: the networks of {space} have no batch norms, so the other images of a batch "
+                "have no influence; leave --orders out"
+            )
+        if not self.system.is_chain and self.scorer == "prefix":
+            raise InputError(f"scorer prefix: {space} is no chain, its archs share no prefixes; leave --scorer out")
 
     def provenance(self, images: int, checkpoint: Mapping[str, Json]) -> dict[str, Json]:
         """Return what the scores come from; what decides a score besides is added by `score_list`."""
@@ -438,7 +485,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {**self.data.settings(), "images": images}
+        settings: dict[str, Json] = {**self.data.settings(train=False), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -483,7 +530,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         job.data.test,
         device=place,
         metric=job.metric,
-        bn=job.bn,
+        bn=job.bn or ("batch" if job.system.has_batch_norm else "supernet"),
         batch_size=job.batch_size,
         train=calibration,
         dtype=_dtype(job.precision),
@@ -498,7 +545,7 @@ def score(job: ScoreJob, *, progress: ShowProgress = silent) -> Scored:
         out=job.out,
         provenance=job.provenance(len(test), about),
         shard=shard,
-        scorer=job.scorer,
+        scorer=job.scorer or ("prefix" if job.system.is_chain else "plain"),
         overwrite=job.overwrite,
         progress=progress,
     )
@@ -827,6 +874,7 @@ class StandaloneJob:
         optimization: Optimizer and schedule.
         seeds: Train every arch with seeds 0 … seeds − 1.
         limit: Train the first so many archs.
+        train_images: Use the first so many training images.
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
@@ -844,6 +892,7 @@ class StandaloneJob:
     optimization: Optimization
     seeds: int = 1
     limit: int | None = None
+    train_images: int | None = None
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
@@ -867,10 +916,15 @@ def train_standalone(
     archs = first_archs(job.archs, job.system, job.limit) if isinstance(job.archs, Path) else {"arch1": job.archs}
 
     with _importing():
+        import torch
+
+        from nni_nas_consistency.training.alone import MixedPrecision
         from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
+    MixedPrecision.of(job.precision, torch.device(place))
     images = job.data.training_images(job.data_root, download=job.download)
+    images = images if job.train_images is None else images.first(job.train_images)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
@@ -884,7 +938,8 @@ def train_standalone(
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
+        identity={"space": job.system.space, **job.data.settings(train=True), **images.identity()},
+        init=job.system.init,
         overwrite=job.overwrite,
         progress=progress,
         report=report,
@@ -1489,7 +1544,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings(train=False)}
     provenance |= job.settings()
     if job.max_latency_ms is not None:
         provenance["latency"] = asdict(_latency_setup(job, place))
@@ -1792,7 +1847,394 @@ def _accuracy(job: ExtractJob, network: Any) -> str:
     return f"{score_network(network, scoring).acc:.4f} on the {len(test)} test images"
 
 
-def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ChainSpace, dict[str, Json]]:
+@dataclass(frozen=True)
+class FitJob:
+    """Train the network of one arch: from scratch, or fine-tune a trained one with a new head.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set.
+        arch: The arch.
+        out: Folder of the run; made if missing.
+        optimization: Optimizer and schedule, and how images are mixed.
+        weights: The network to start from, or a supernet that it is cut out of; None: fresh weights.
+        image_size: Side to which images are resized, in pixels; None: that of `weights`, else of the images.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        seed: Of fresh weights, order of the images, augmentation, mixing and drop path.
+        resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
+        overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
+        precision: Lightning's word for it.
+        checkpoint_steps: Steps between checkpoints; None: one an epoch.
+        train_images: Use the first so many training images.
+        val_images: Test images that are looked at after every epoch; the last accuracy is that on all of them.
+        device: `cpu`, `cuda` or `auto`.
+        provenance: What was typed, and the machine and versions that run it.
+
+    Raises:
+        InputError: The networks of the space are trained with another loss than cross-entropy.
+    """
+
+    system: System
+    data: DataSet
+    arch: Arch
+    out: Path
+    optimization: Optimization
+    weights: Path | None = None
+    image_size: int | None = None
+    data_root: Path | None = None
+    download: bool = False
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    precision: str = "32-true"
+    checkpoint_steps: int | None = None
+    train_images: int | None = None
+    val_images: int = 1000
+    device: str = "auto"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.system.loss != Loss():
+            raise InputError(
+                f"fit minimises plain cross-entropy, and {self.system.space} has {self.system.loss}; use standalone"
+            )
+
+    def settings(self) -> dict[str, Json]:
+        """Return what decides the weights, besides the images and the weights to start from."""
+        settings: dict[str, Json] = {"space": self.system.space, "arch": self.system.codec.canonical(self.arch.code)}
+        return settings | self.optimization.settings() | {"seed": self.seed, "precision": self.precision}
+
+
+def fit(
+    job: FitJob, *, progress: ShowProgress = silent, write: Callable[[str], None] = print
+) -> tuple[Path, Accuracy | None]:
+    """Train one network; return the path of its checkpoint, and its accuracy unless it was trained already.
+
+    Args:
+        job: What to train.
+        progress: Shows the progress, counted in steps.
+        write: Writes a line of text: one an epoch, with what it reached and the time left.
+
+    Raises:
+        InputError: The data, the weights or the folder cannot be used.
+        KeyboardInterrupt: The training was interrupted by Ctrl-C.
+        Terminated: The process was asked to end by SIGTERM.
+    """
+    job.data.check_root(job.data_root, download=job.download)
+    check_run_folder(job.out, resume=job.resume, overwrite=job.overwrite)
+    if not job.optimization.epochs:
+        raise InputError("epochs is 0: nothing would be trained; give some")
+    before = None if job.weights is None else network_header(job.system, job.weights, job.arch)
+    side = _side_of(job, before)
+
+    with _importing():
+        import torch
+
+        from nni_nas_consistency.training.network import MADE_BY_FITTING, RESULTS_OF_FITTING
+
+    network, space, from_weights = _network_to_fit(job, side)
+    images = job.data.training_images(job.data_root, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
+    images = images if job.train_images is None else images.first(job.train_images)
+    job.optimization.check_warm_up(len(images))
+    settings = job.settings() | job.data.settings() | images.identity() | from_weights
+    settings |= {"images": len(images), "image_size": side}
+    torch.manual_seed(job.seed)
+    path = job.out / "network.safetensors"
+    with open_run(
+        job.out,
+        settings,
+        made_here=MADE_BY_FITTING,
+        results=RESULTS_OF_FITTING,
+        resume=job.resume,
+        overwrite=job.overwrite,
+    ):
+        if path.is_file():
+            write(f"{path}: is trained already, with these settings; --overwrite trains it again")
+            return path, None
+        check_output(path)
+        for name in ("checkpoints", "metrics"):
+            check_output_folder(job.out / name)
+        accuracy = _fit_and_save(job, network, space, images, test, settings, progress=progress, write=write)
+    return path, accuracy
+
+
+def _network_to_fit(job: FitJob, side: int) -> tuple[nn.Module, ModelSpace, dict[str, Json]]:
+    """Return the network that a job begins with, the space that it is of, and what tells the weights it comes from."""
+    from nni_nas_consistency.supernet.checkpoint import sha256_of
+    from nni_nas_consistency.training.alone import fresh_network
+    from nni_nas_consistency.training.network import with_new_head
+
+    classes, channels, _ = job.data.shape
+    if job.weights is None:
+        space = job.system.make_space((classes, channels, side), standalone=True)
+        return fresh_network(space, job.arch, init=job.system.init, seed=job.seed), space, {}
+    trained, space, _ = network_of(job.system, job.weights, job.arch, classes=classes)
+    network = with_new_head(fresh_network(space, job.arch, init=job.system.init, seed=job.seed), trained)
+    return network, space, {"weights": sha256_of(tensor for _, tensor in sorted(trained.state_dict().items()))}
+
+
+def _side_of(job: FitJob, before: CheckpointHeader | None) -> int:
+    """Return the side of the images that the network of a job sees."""
+    if before is None:
+        return job.image_size or job.data.shape[2]
+    _, channels, side = shape_of_checkpoint(before.space)
+    if channels != job.data.shape[1]:
+        raise InputError(
+            f"{job.weights}: is for images with {channels} channel(s), {job.data.name} has {job.data.shape[1]}"
+        )
+    if job.image_size not in (side, None):
+        raise InputError(f"image_size {job.image_size}: {job.weights} is for images of {side} pixels; leave it out")
+    return side
+
+
+def _fit_and_save(
+    job: FitJob,
+    network: nn.Module,
+    space: ModelSpace,
+    images: TrainingImages,
+    test: Images,
+    settings: Mapping[str, Json],
+    *,
+    progress: ShowProgress,
+    write: Callable[[str], None],
+) -> Accuracy:
+    """Train a network, write it with what made it and what it reached, and return its accuracy on all test images."""
+    import torch
+
+    from nni_nas_consistency.supernet.checkpoint import save_network
+    from nni_nas_consistency.training.network import Resized, fit_network
+    from nni_nas_consistency.training.run import TrainingRun
+
+    place = device_of(job.device)
+    run = TrainingRun(
+        job.out,
+        resume=True,
+        checkpoint_steps=job.checkpoint_steps,
+        progress=progress,
+        precision=job.precision,
+        accelerator="cpu" if place == "cpu" else "gpu",
+        write=write,
+        about={**job.provenance, **settings},
+        identity=identity_of(settings),
+    )
+    resized = Resized(network, int(str(settings["image_size"])))
+    val = test.first(min(job.val_images, len(test)))
+    augmentation = job.system.augmentation(job.data)
+    fit_network(resized, job.optimization, augmentation, images.to(place), val.to(place), seed=job.seed, run=run)
+    accuracy = _accuracy_of(resized.to(place), job.data, test, 256, place, progress)
+    spent = {"threads": torch.get_num_threads(), "seconds": round(run.timer.time_elapsed("train"), 1)}
+    reached = {"top1": accuracy.top1, "top5": accuracy.top5, "test_images": accuracy.images}
+    save_network(run.folder / "network.safetensors", network, space, job.arch, {**run.about, **spent, **reached})
+    return accuracy
+
+
+def _accuracy_of(
+    network: nn.Module, data: DataSet, images: Images, batch_size: int, place: str, progress: ShowProgress
+) -> Accuracy:
+    """Return the accuracy of a network, to whose device the images are moved batch by batch."""
+    from nni_nas_consistency.images.loader import EvaluationLoader
+    from nni_nas_consistency.training.network import accuracy_of
+
+    batches = EvaluationLoader(images, data.test, batch_size)
+    with progress(len(images), "images") as advance:
+        return accuracy_of(network, ((x.to(place), labels.to(place)) for x, labels in batches), advance)
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Find the accuracy of one network on the test images.
+
+    Args:
+        system: The competition or benchmark.
+        data: The data set; images of another size than the network's are resized.
+        weights: The network, or a supernet that it is cut out of.
+        arch: The arch; None: that of the network.
+        data_root: Folder that holds the data set.
+        download: Whether the data set may be fetched into it.
+        images: Use the first so many test images.
+        batch_size: Images per batch.
+        device: `cpu`, `cuda` or `auto`.
+    """
+
+    system: System
+    data: DataSet
+    weights: Path
+    arch: Arch | None = None
+    data_root: Path | None = None
+    download: bool = False
+    images: int | None = None
+    batch_size: int = 256
+    device: str = "auto"
+
+
+def evaluate(job: EvaluateJob, *, progress: ShowProgress = silent) -> Accuracy:
+    """Return top-1 and top-5 accuracy of one network; its batch norms have the statistics that it comes with.
+
+    Args:
+        job: What to evaluate.
+        progress: Shows the progress, counted in images.
+
+    Raises:
+        InputError: The weights or the data cannot be used.
+    """
+    job.data.check_root(job.data_root, download=job.download)
+    header = network_header(job.system, job.weights, job.arch)
+    classes, channels, side = shape_of_checkpoint(header.space)
+    if job.data.shape[:2] != (classes, channels):
+        raise InputError(
+            f"{job.weights}: is for {classes} classes and {channels} channel(s), {job.data.name} has "
+            f"{job.data.shape[0]} and {job.data.shape[1]}; give the data that it was trained on, or fit a new head"
+        )
+
+    with _importing():
+        from nni_nas_consistency.training.network import Resized
+
+    place = device_of(job.device)
+    network, _, _ = network_of(job.system, job.weights, job.arch)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
+    test = test if job.images is None else test.first(job.images)
+    return _accuracy_of(Resized(network, side).to(place), job.data, test, job.batch_size, place, progress)
+
+
+def network_header(system: System, weights: Path, arch: Arch | None) -> CheckpointHeader:
+    """Return the header of a network, or of a supernet that it is cut out of; without torch.
+
+    Raises:
+        CheckpointError: The file is neither, or is of a different space.
+        InputError: A supernet's arch is not named, or another one than the network's is.
+    """
+    header = read_weights_header(weights)
+    if system_of_checkpoint(header.space) != system:
+        raise CheckpointError(f"{weights}: is of a different space than {system.space}")
+    try:
+        shape_of_checkpoint(header.space)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights}: {error}") from error
+    if header.arch is None and arch is None:
+        raise InputError(f"{weights}: is a supernet; name the arch to cut out with --arch")
+    if header.arch is not None:
+        own = system.codec.parse(header.arch, str(weights))
+        if arch is not None and own.choices != arch.choices:
+            raise InputError(f"{weights}: is the network of {header.arch}, not of {arch.code}; leave --arch out")
+    return header
+
+
+def network_of(
+    system: System, weights: Path, arch: Arch | None, *, classes: int | None = None
+) -> tuple[nn.Module, ModelSpace, Arch]:
+    """Return a network from a checkpoint, a space that it is of, and its arch.
+
+    Args:
+        system: The competition or benchmark.
+        weights: The network, or a supernet that it is cut out of.
+        arch: The arch; None: that of the network.
+        classes: Of the space that is returned; None: those of the checkpoint.
+
+    Raises:
+        InputError: As `network_header`.
+    """
+    from nni_nas_consistency.supernet.checkpoint import load_network, space_identity
+    from nni_nas_consistency.training.alone import plain_network
+
+    header = network_header(system, weights, arch)
+    shape = shape_of_checkpoint(header.space)
+    spaces = [system.make_space(shape, standalone=alone) for alone in (True, False)]
+    alone = space_identity(spaces[0]) == header.space
+    space = system.make_space((classes or shape[0], *shape[1:]), standalone=alone)
+    if header.arch is None:
+        assert arch is not None
+        supernet, _ = load_trained(system, weights, shape)
+        return supernet.freeze(arch.sample), space, arch
+    own = system.codec.parse(header.arch, str(weights))
+    of_file = spaces[0] if alone else spaces[1]
+    network = plain_network(of_file, own)
+    load_network(weights, network, of_file)
+    return network, space, own
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """Convert weights of AutoFormer that others trained: the official code's, or NNI's.
+
+    Args:
+        system: Which AutoFormer.
+        source: A file of `torch.save` or safetensors.
+        out: The checkpoint to write.
+        arch: The subnet to cut out of a supernet; None: the whole file.
+        overwrite: Whether a file at `out` is replaced.
+        provenance: What was typed, and the machine and versions that run it.
+    """
+
+    system: System
+    source: Path
+    out: Path
+    arch: Arch | None = None
+    overwrite: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def convert(job: ConvertJob) -> Arch | None:
+    """Write weights that others trained as a checkpoint; return the arch of the network, None for a supernet.
+
+    Raises:
+        InputError: The file is not of an AutoFormer, or of a different space; or the output cannot be written.
+    """
+    if "mlp_ratio_0" not in getattr(job.system.codec, "allowed", {}):
+        raise InputError(f"convert is for AutoFormer, not {job.system.space}; give --space autoformer-tiny or the like")
+    check_input(job.source)
+    check_output(job.out, [job.source])
+    if job.out.exists() and not job.overwrite:
+        raise FileError(f"{job.out}: is there already; choose another --out, or --overwrite it")
+
+    with _importing():
+        from nni_nas_consistency.supernet.foreign import read_weights
+
+    tensors = read_weights(job.source)
+    try:
+        return _converted(job, tensors)
+    except CheckpointError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(str(job.source)) else f"{job.source}: {text}") from error
+
+
+def _converted(job: ConvertJob, tensors: Mapping[str, Tensor]) -> Arch | None:
+    from nni_nas_consistency.spaces import autoformer_weights as official
+    from nni_nas_consistency.supernet.checkpoint import save_network, save_supernet
+    from nni_nas_consistency.supernet.make import make_supernet
+    from nni_nas_consistency.training.alone import plain_network
+
+    domain = job.system.domain
+    assert domain.largest is not None
+    layout = official.layout_of(tensors)
+    sizes = official.sizes_of(tensors, layout)
+    is_supernet = layout != "hub network" and sizes.contain(domain.largest)
+    arch = job.arch if is_supernet else official.arch_of(sizes, job.system.domain)
+    if job.arch is not None and arch is not None and arch.choices != job.arch.choices:
+        raise CheckpointError(f"is the network of {arch.code}, not of {job.arch.code}; leave --arch out")
+    space = job.system.make_space(sizes.shape)
+    about: dict[str, Json] = {**job.provenance, "converted_from": job.source.name, "layout": layout}
+    if sizes.shape == job.system.data.shape:
+        about["data"] = job.system.data.name
+    if arch is None:
+        whole = tensors if layout == "hub supernet" else official.supernet_weights(tensors, domain)
+        supernet = make_supernet(space)
+        official.load_exactly(supernet, whole)
+        save_supernet(job.out, supernet, about)
+        return None
+    if layout == "hub supernet":
+        supernet = make_supernet(job.system.make_space(sizes.shape))
+        official.load_exactly(supernet, tensors)
+        network = supernet.freeze(arch.sample)
+    else:
+        network = plain_network(space, arch)
+        official.load_exactly(network, tensors if layout == "hub network" else official.network_weights(tensors, arch))
+    save_network(job.out, network, space, arch, about)
+    return arch
+
+
+def load_trained(system: System, checkpoint: Path, shape: tuple[int, int, int]) -> tuple[ModelSpace, dict[str, Json]]:
     """Return the supernet of a checkpoint, for images of this shape, and what made it.
 
     Raises:

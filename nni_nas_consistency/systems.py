@@ -13,12 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nni_nas_consistency.archs.arch import Arch, Choice
+from nni_nas_consistency.archs.autoformer import (
+    BASE,
+    BASE_SUBNET,
+    SMALL,
+    SMALL_SUBNET,
+    TINY,
+    TINY_SUBNET,
+    TOY,
+    AutoFormerChoices,
+    autoformer_cost,
+)
 from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.cost import Cost, resnet20_cost
 from nni_nas_consistency.archs.domains import DEMO, DIGITS, RELEASED, RESNET20, Domain
 from nni_nas_consistency.archs.resnet48 import resnet48_cost, width_divisor_of
 from nni_nas_consistency.archs.spos_cifar import DOMAINS, TUNED, Variant, spos_cifar_cost, tuned_cost
-from nni_nas_consistency.errors import DataError, InputError
+from nni_nas_consistency.errors import CheckpointError, DataError, InputError
 from nni_nas_consistency.files.progress import ShowProgress, silent
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.augmentation import (
@@ -34,29 +45,37 @@ from nni_nas_consistency.images.augmentation import (
     IMAGENET_TRAIN,
     Augmentation,
 )
-from nni_nas_consistency.images.folder_options import FolderOptions
+from nni_nas_consistency.images.folder_options import FolderOptions, Resizing
 from nni_nas_consistency.training.recipes import (
     ANS,
     ANS_DIGITS,
+    AUTOFORMER,
+    AUTOFORMER_DIGITS,
     CROSS_ENTROPY,
     EMBEDDED,
     FAST_LOSS,
+    FINETUNE_AUTOFORMER,
     NAZARICK,
+    SCRATCH_AUTOFORMER,
     SHORT,
     SPOS_CIFAR,
     SPOS_DIGITS,
     STANDALONE_2022,
+    STANDALONE_AUTOFORMER_DIGITS,
     STANDALONE_CIFAR100,
     STANDALONE_DIGITS,
     STANDALONE_FAST,
     STANDALONE_SPOS_DIGITS,
     SUPERNET_2022,
+    Init,
     Loss,
     Optimization,
     Recipe,
 )
 
 if TYPE_CHECKING:
+    from nni.nas.nn.pytorch import ModelSpace
+
     from nni_nas_consistency.images.datasets import Images
     from nni_nas_consistency.images.loader import TrainingImages
     from nni_nas_consistency.spaces.chain import ChainSpace
@@ -164,10 +183,16 @@ class DataSet:
 
         return image_files(root.expanduser(), self.folder, self.shape[0], train=True)
 
-    def settings(self) -> dict[str, Json]:
-        """Return what decides the images that are seen, besides those of the folder."""
+    def settings(self, *, train: bool) -> dict[str, Json]:
+        """Return what decides the images that are seen, besides those of the folder.
+
+        Args:
+            train: Whether images are trained on.
+        """
         own: dict[str, Json] = {"data": self.name}
-        return own if self.folder is None else {**own, "shape": list(self.shape), **self.folder.settings()}
+        if self.folder is None:
+            return own
+        return {**own, "shape": list(self.shape), **self.folder.settings(train=train)}
 
 
 def _cifar100(root: Path, *, train: bool, download: bool) -> Images:
@@ -194,6 +219,8 @@ DIGITS_8 = DataSet("digits", (10, 1, 8), False, _digits, DIGITS_TEST, DIGITS_TES
 IMAGENET = DataSet(
     "imagenet", (1000, 3, 224), True, None, IMAGENET_TEST, IMAGENET_TRAIN, (1_281_167, 50_000), FolderOptions()
 )
+IMAGENET_BICUBIC = replace(IMAGENET, folder=FolderOptions(Resizing(interpolation="bicubic")))
+"""As transformers see it."""
 FOLDER = DataSet("folder", (0, 3, 224), True, None, IMAGENET_TEST, IMAGENET_TRAIN, None, FolderOptions())
 """Any folder of images, normalised as ImageNet is; `cli.parse` fills in its classes, and its side if it is another."""
 
@@ -216,6 +243,11 @@ class System:
         cost: Parameters and MACs of an arch that is trained alone, `cost(arch, (classes, channels, side))`, counted
             without its network; None: there is no such formula, and they are counted on the network.
         absolute_pearson: Whether the competition's board counts |Pearson|.
+        init: How first weights of one network are drawn; see `Recipe`.
+        finetune: How a trained network goes on with a new head on other images; None: as `standalone`.
+        subnets: Archs that have a name.
+        has_batch_norm: Whether its networks have batch norms, whose statistics scoring can choose.
+        is_chain: Whether it is a `ChainSpace`: archs share prefixes, kernels can be shared in several ways.
         loss: The loss of an arch that is trained alone.
         augmentations: How training images are augmented, by the name of the data set, where it is not as the data set
             says.
@@ -226,12 +258,17 @@ class System:
     about: str
     domain: Domain
     made_with: Mapping[str, object]
-    make: Callable[..., ChainSpace]
+    make: Callable[..., ModelSpace]
     data: DataSet
     recipes: tuple[Recipe, ...]
     standalone: Optimization
     cost: Callable[[Arch, tuple[int, int, int]], Cost] | None
     absolute_pearson: bool = False
+    init: Init = "torch"
+    finetune: Optimization | None = None
+    subnets: Mapping[str, Arch] = field(default_factory=dict)
+    has_batch_norm: bool = True
+    is_chain: bool = True
     loss: Loss = CROSS_ENTROPY
     augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
     dropped: tuple[tuple[str, Choice], ...] = ()
@@ -257,7 +294,15 @@ class System:
         """How its archs are written."""
         return self.domain.codec
 
-    def make_space(self, shape: tuple[int, int, int], *, standalone: bool = False) -> ChainSpace:
+    def arch(self, code: str, name: str = "arch") -> Arch:
+        """Return the arch of a code, or of the name of one that is known.
+
+        Raises:
+            ArchError: It is neither.
+        """
+        return self.subnets[code] if code in self.subnets else self.codec.parse(code, name)
+
+    def make_space(self, shape: tuple[int, int, int], *, standalone: bool = False) -> ModelSpace:
         """Return the space, for images of so many classes and channels and of this side in pixels.
 
         Args:
@@ -297,6 +342,12 @@ def _resnet48(
     if standalone:  # as the reference accuracies were trained, whatever the supernet has
         return ResNet48Space(*shape, "standalone", "nominal", width_divisor=divisor)
     return ResNet48Space(*shape, "supernet", domain, activation, divisor)
+
+
+def _autoformer(shape: tuple[int, int, int], *, standalone: bool, choices: AutoFormerChoices) -> ModelSpace:
+    from nni_nas_consistency.spaces.autoformer import autoformer_space
+
+    return autoformer_space(choices, shape)
 
 
 CVPR2021 = System(
@@ -351,6 +402,44 @@ EMBEDDED_BENCHMARK = System(
     recipes=(EMBEDDED, ANS_DIGITS),
     standalone=STANDALONE_DIGITS,
     cost=partial(resnet20_cost, shortcut="projection"),
+)
+
+
+def _autoformer_system(choices: AutoFormerChoices, about: str, subnets: Mapping[str, Arch]) -> System:
+    """Return AutoFormer on ImageNet.
+
+    Args:
+        choices: The choices of its search space.
+        about: What tells it from the others.
+        subnets: The archs that were published, by name.
+    """
+    return System(
+        space=choices.space,
+        about=f"AutoFormer: vision transformers with searchable embedding, depth, heads and MLP ratios; {about}",
+        domain=choices.domain,
+        made_with={"class": "AutoFormer", "search_embed_dim": list(choices.embed_dim)},
+        make=partial(_autoformer, choices=choices),
+        data=IMAGENET_BICUBIC,
+        recipes=(AUTOFORMER,),
+        standalone=SCRATCH_AUTOFORMER,
+        cost=autoformer_cost,
+        init="trunc-normal",
+        finetune=FINETUNE_AUTOFORMER,
+        subnets=subnets,
+        has_batch_norm=False,
+        is_chain=False,
+    )
+
+
+AUTOFORMER_TINY = _autoformer_system(TINY, "tiny, 192 to 240 wide", {"tiny": TINY_SUBNET})
+AUTOFORMER_SMALL = _autoformer_system(SMALL, "small, 320 to 448 wide", {"small": SMALL_SUBNET})
+AUTOFORMER_BASE = _autoformer_system(BASE, "base, 528 to 624 wide", {"base": BASE_SUBNET})
+AUTOFORMER_TOY = replace(
+    _autoformer_system(TOY, "a toy for small images, 16 to 32 wide", {}),
+    data=DIGITS_8,
+    recipes=(AUTOFORMER_DIGITS,),
+    standalone=STANDALONE_AUTOFORMER_DIGITS,
+    finetune=STANDALONE_AUTOFORMER_DIGITS,
 )
 
 FAST = {"cifar10": CIFAR10_FAST, "cifar100": CIFAR100_FAST, "digits": DIGITS_FAST}
@@ -435,7 +524,27 @@ SYSTEMS = (
     SPOS_OF_DIGITS,
     SPOS_BLOCKS_OF_DIGITS,
     EFFICIENT_CIFAR,
+    AUTOFORMER_TINY,
+    AUTOFORMER_SMALL,
+    AUTOFORMER_BASE,
+    AUTOFORMER_TOY,
 )
+
+
+def shape_of_checkpoint(space: Mapping[str, object]) -> tuple[int, int, int]:
+    """Return classes, channels and side of the images of a checkpoint, by the arguments of its space.
+
+    Raises:
+        CheckpointError: They do not say.
+    """
+    found = []
+    for names in (("num_classes", "num_labels"), ("in_channels",), ("image_size", "img_size")):
+        values = [space[name] for name in names if name in space]
+        if len(values) != 1 or type(values[0]) is not int or values[0] < 1:
+            raise CheckpointError(f"{' or '.join(names)} of its space is missing or no size; train it again")
+        found.append(values[0])
+    classes, channels, side = found
+    return classes, channels, side
 
 
 def system_of_checkpoint(space: Mapping[str, object]) -> System | None:

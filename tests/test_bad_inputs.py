@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,8 +24,14 @@ from nni_nas_consistency.files.image_lists import write_image_list
 from nni_nas_consistency.ranking import statistics
 from nni_nas_consistency.scoring.journal import FORMAT
 from nni_nas_consistency.strategies import sampling
+from nni_nas_consistency.supernet.checkpoint import save_network
 from nni_nas_consistency.supernet.make import make_supernet
-from nni_nas_consistency.systems import CVPR2022
+from nni_nas_consistency.systems import AUTOFORMER_TOY, CVPR2022
+from nni_nas_consistency.training.alone import plain_network
+
+ERRORS_PAGE = (Path(__file__).resolve().parents[1] / "docs" / "errors.md").read_text()
+ON_THE_PAGE = re.findall(r"^\| (?:`+)(.+?) ?(?:`+) \| .+ <!-- (.+) --> \|$", ERRORS_PAGE, re.MULTILINE)
+"""Each message of docs/errors.md, and the name of the row of BAD_INPUTS that brings it about."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +61,7 @@ def make_valid_files():
     run(*"archs sample --space resnet48 --count 3 --out list48.json".split())
     member = make_supernet(CVPR2022.make_space((10, 3, 8)))
     save_supernet(Path("supernet48.safetensors"), member, {"data": "folder"})
+    save_transformers()
     run(*SCORE.split(), "--out", "scores.json")
     run(*HALF.split())
     run(*f"train --recipe digits --epochs 1 {FEW} --out run".split())
@@ -62,6 +70,15 @@ def make_valid_files():
     run(*ALONE.split())
     run(*BEGUN.split())
     begin_again("begun")
+
+
+def save_transformers():
+    """Write a supernet of toy transformers, a list of its archs, and a network for ten classes of colour images."""
+    supernet = make_supernet(AUTOFORMER_TOY.make_space((10, 1, 8)))
+    save_supernet(Path("autoformer.safetensors"), supernet, {"data": "digits"})
+    run(*"archs sample --space autoformer-digits --count 3 --out toys.json".split())
+    space, arch = AUTOFORMER_TOY.make_space((10, 3, 8)), AUTOFORMER_TOY.domain.smallest
+    save_network(Path("network.safetensors"), plain_network(space, arch), space, arch, {"data": "folder"})
 
 
 def begin_again(search):
@@ -131,8 +148,20 @@ def test_a_bad_input_is_refused_in_one_line_before_work_begins_and_leaves_nothin
     assert error.startswith("error: ") and error.isprintable() and "Traceback" not in err
     for phrase in row.said:
         assert phrase in error
+    for message in [message for message, name in ON_THE_PAGE if name == row.name]:
+        assert re.fullmatch(f"error: {pattern_of(message)}", error), "docs/errors.md says something else"
     if row.code == 2:
         assert not others and contents(folder) == before
+
+
+def pattern_of(message):
+    """Return a message of docs/errors.md as a regular expression; `…` stands for any text."""
+    return ".*".join(map(re.escape, message.split("…")))
+
+
+def test_every_line_of_the_page_of_errors_has_a_row_that_brings_it_about():
+    assert len(ON_THE_PAGE) == len(re.findall(r"^\| `", ERRORS_PAGE, re.MULTILINE)) > 150
+    assert {name for _, name in ON_THE_PAGE} <= {row.name for row in BAD_INPUTS}
 
 
 def test_names_that_are_odd_but_possible_are_no_bad_input(folder, monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -264,10 +264,14 @@ class SampleCodec:
     Args:
         space: Name of the search space.
         allowed: The allowed choices of each label.
+        needs: Labels that a network reads only where another label has certain choices, such as those of a block that
+            shallow networks lack: label → the other label and these choices. Elsewhere they may be left out, and
+            become their first allowed choice, so that equal networks are equal archs.
     """
 
     space: str
     allowed: Mapping[str, tuple[Choice, ...]]
+    needs: Mapping[str, tuple[str, tuple[Choice, ...]]] = field(default_factory=dict)
 
     def parse(self, code: str, name: str = "arch") -> Arch:
         """Return the arch of `code`, in any JSON spelling.
@@ -301,17 +305,28 @@ class SampleCodec:
         return Arch(_canonical_json(checked), checked)
 
     def canonical(self, code: str) -> str:
-        """Return the code with sorted keys and no whitespace."""
-        return _canonical_json(json.loads(code))
+        """Return the code with sorted keys and no whitespace, and labels that are not read at their first choice."""
+        choices = json.loads(code)
+        return _canonical_json(choices | self._unread(choices))
+
+    def _unread(self, choices: Mapping[str, Choice]) -> dict[str, Choice]:
+        """Return the first allowed choice of each label that a network with these choices does not read."""
+        return {
+            label: self.allowed[label][0]
+            for label, (other, where) in self.needs.items()
+            if choices.get(other) not in where
+        }
 
     def _checked(self, choices: Mapping[str, Choice], name: str) -> Choices:
+        unread = self._unread(choices)
+        choices = {**unread, **choices}
         _check_labels(choices, self.allowed, self.space, name)
         checked = Choices({label: choices[label] for label in self.allowed})
         for label, choice in checked.items():
             if repr(choice) not in self._allowed_texts[label]:  # equality would take True and 1.0 for 1
                 allowed = ", ".join(self._allowed_texts[label])
                 raise ArchError(f"{label} of {name} is {choice!r}; {self.space} allows {allowed}")
-        return checked
+        return Choices({**checked, **unread}) if unread else checked
 
     @cached_property
     def _allowed_texts(self) -> dict[str, tuple[str, ...]]:
@@ -361,7 +376,10 @@ def resnet20_codec(space: str, width_unit: int = 4) -> WidthCodec:
 
 
 RESNET20_CODEC = resnet20_codec("resnet20")
+"""Codes of CVPR 2021 track 1: twenty widths, such as `16-12-…`."""
 DIGITS_CODEC = resnet20_codec("digits", width_unit=1)
+"""Codes of the embedded benchmark: the same with widths of 1 to 16."""
 RESNET48_CODEC = DigitCodec(
     "resnet48", ((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 5)), (1, 2, 3, 4, 5, 6, 7)
 )
+"""Codes of CVPR 2022 track 1: four depths, then a digit for every ratio."""

@@ -39,6 +39,7 @@ NOISE = (
     "The '.*dataloader' does not have many workers",  # images are on the device already
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
     "The dirpath has changed from",  # of a run whose folder was moved
+    "Using a non-tuple sequence for multidimensional indexing",  # NNI's own slicing of a supernet's weights
     "Detected pickle protocol",  # a foreign file in the place of a checkpoint, which is refused
 )
 

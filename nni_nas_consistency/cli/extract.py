@@ -32,9 +32,11 @@ def extract(
     data_root: RootOption = None,
     out: OutFile = Path("subnet.safetensors"),
     bn: Annotated[
-        Literal["train", "test", "supernet"],
-        typer.Option(help="Batch-norm statistics: re-estimated on train or test images, or the supernet's."),
-    ] = "train",
+        Literal["train", "test", "supernet"] | None,
+        typer.Option(
+            help="Batch-norm statistics: re-estimated on train (the default) or test images, or running ones."
+        ),
+    ] = None,
     images: Annotated[
         int | None,
         typer.Option("--images", min=1, help="Re-estimate on the first N images only; at most as many as there are."),
@@ -50,16 +52,17 @@ def extract(
 ) -> None:
     """Take a subnet out of a trained supernet: its weights, and a Python file beside them that needs torch alone."""
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
-    if images is not None and bn == "supernet":
+    statistics = parse.statistics_of(system, bn, "train")
+    if images is not None and statistics == "supernet":
         raise InputError(f"--images {images} belongs to --bn train and test; the supernet's statistics take no images")
-    data_set.check_count("--images", images, train=bn == "train")
+    data_set.check_count("--images", images, train=statistics == "train")
     job = jobs.ExtractJob(
         system,
         data_set,
         checkpoint,
-        system.codec.parse(arch, "--arch"),
+        system.arch(arch, "--arch"),
         out,
-        bn=bn,
+        bn=statistics,
         images=images,
         batch_size=batch_size,
         onnx=onnx,

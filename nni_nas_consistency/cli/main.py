@@ -26,9 +26,12 @@ from typer.main import get_group
 
 from nni_nas_consistency.cli.archs import archs_app
 from nni_nas_consistency.cli.console import INTERRUPTED, TERMINATED, Stopped, quiet_libraries, say, sigterm_raises
+from nni_nas_consistency.cli.convert import convert
 from nni_nas_consistency.cli.doctor import doctor
 from nni_nas_consistency.cli.ensemble import ensemble
+from nni_nas_consistency.cli.evaluate import evaluate
 from nni_nas_consistency.cli.extract import extract
+from nni_nas_consistency.cli.fit import fit
 from nni_nas_consistency.cli.images import images_app
 from nni_nas_consistency.cli.nnictl import nnictl
 from nni_nas_consistency.cli.quickstart import quickstart
@@ -43,7 +46,8 @@ from nni_nas_consistency.cli.train import train
 from nni_nas_consistency.errors import InputError, Terminated
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-for verb in (quickstart, train, score, rank, ensemble, standalone, shrink, search, extract, study, doctor):
+VERBS = (quickstart, train, score, rank, ensemble, standalone, shrink, search, extract, fit, evaluate, convert, study)
+for verb in (*VERBS, doctor):
     app.command()(verb)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
     nnictl

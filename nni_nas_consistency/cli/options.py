@@ -110,9 +110,11 @@ ScoringMetricOption = Annotated[
     Literal["loss", "acc"], typer.Option("--metric", help="Score archs by negative cross-entropy or accuracy.")
 ]
 StatisticsOption = Annotated[
-    Literal["supernet", "train", "test", "batch"],
+    Literal["supernet", "train", "test", "batch"] | None,
     typer.Option(
-        "--bn", help="Batch-norm statistics: of each batch, re-estimated on train or test images, or running ones."
+        "--bn",
+        help="Batch-norm statistics: of each batch (the default where there are batch norms), re-estimated on train or "
+        "test images, or running ones.",
     ),
 ]
 BatchSizeOption = Annotated[
@@ -136,6 +138,10 @@ MaxMacsOption = Annotated[
 LimitOption = Annotated[
     int | None,
     count_option("--limit", "Use the first N archs of the list only.", most=1_000_000, why="no longer list is read"),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="An arch: its code, or the name of a published one, such as tiny of autoformer-tiny."),
 ]
 Archs = Annotated[Path, typer.Option("--archs", help="Arch list: JSON in the released format.")]
 Checkpoint = Annotated[

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,7 +16,11 @@ from typing import Any, Literal, TypeVar
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, InputError
 from nni_nas_consistency.files.arch_lists import read_released
-from nni_nas_consistency.files.checkpoint_header import read_checkpoint_header
+from nni_nas_consistency.files.checkpoint_header import (
+    CheckpointHeader,
+    read_checkpoint_header,
+    read_weights_header,
+)
 from nni_nas_consistency.files.score_files import SCORE_FORMAT
 from nni_nas_consistency.files.shrinkings import read_shrinking
 from nni_nas_consistency.files.strict_json import file_errors, object_of, read_object, shown
@@ -24,7 +28,15 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.folder_options import FolderOptions, class_names, resizing_to
 from nni_nas_consistency.search.constraints import CostName
 from nni_nas_consistency.supernet.sharing import Sharing, sharing_of_checkpoint
-from nni_nas_consistency.systems import CVPR2021, DATA_SETS, SYSTEMS, DataSet, System, system_of_checkpoint
+from nni_nas_consistency.systems import (
+    CVPR2021,
+    DATA_SETS,
+    SYSTEMS,
+    DataSet,
+    System,
+    shape_of_checkpoint,
+    system_of_checkpoint,
+)
 from nni_nas_consistency.training.recipes import RECIPES, Loss, Optimization, Phase, Recipe
 
 SpaceWord = Literal[
@@ -34,6 +46,10 @@ SpaceWord = Literal[
     "resnet48-mish",
     "resnet48-demo",
     "digits",
+    "autoformer-tiny",
+    "autoformer-small",
+    "autoformer-base",
+    "autoformer-digits",
     "spos-cifar",
     "spos-cifar-blocks",
     "spos-digits",
@@ -41,7 +57,18 @@ SpaceWord = Literal[
     "efficient-cifar",
 ]
 DataWord = Literal["cifar100", "cifar10", "digits", "imagenet", "folder"]
-RecipeWord = Literal["nazarick", "short", "ans", "digits", "ans-digits", "cvpr2022", "spos-cifar", "spos-digits"]
+RecipeWord = Literal[
+    "nazarick",
+    "short",
+    "ans",
+    "digits",
+    "ans-digits",
+    "cvpr2022",
+    "spos-cifar",
+    "spos-digits",
+    "autoformer",
+    "autoformer-digits",
+]
 PrecisionWord = Literal["32-true", "bf16-mixed", "64-true"]
 
 MOST_SHARDS = 10_000
@@ -179,6 +206,59 @@ def check_same_system(system: System, checkpoints: Sequence[Path]) -> None:
             )
 
 
+def system_and_data_of_network(
+    space: str | None,
+    data: str | None,
+    weights: Path | None,
+    folder: FolderWords,
+    *,
+    new_head: bool = False,
+    image_size: int | None = None,
+) -> tuple[System, DataSet]:
+    """Return the system and the data set of a command about one network.
+
+    What is not named follows from the weights, where there are some. Images of a folder get the size of the network's.
+
+    Args:
+        space: Word of the system.
+        data: Word of the data set.
+        weights: The network, or a supernet that it is cut out of.
+        folder: What is said of a folder of images.
+        new_head: Whether images may have other classes than those of the weights.
+        image_size: Side of the squares that the images of a folder become; None: that of the weights, else of the data.
+
+    Raises:
+        InputError: The weights cannot be read, are of a different space than the one that is named, or for other
+            classes; or the folder cannot be used.
+    """
+    if weights is None:
+        system, chosen = system_and_data(space, data, folder=folder)
+        if chosen.folder is None or image_size is None:
+            return system, chosen
+        return system, _folder_of(chosen, replace(folder, side=image_size), None, None)
+    trained, of_weights, shape = _of_header(weights, read_weights_header(weights))
+    if space not in (trained.space, None):
+        raise CheckpointError(f"{weights}: is of space {trained.space}, not {space}; leave --space out")
+    chosen = _named([trained.data, *DATA_SETS], data) or of_weights or trained.data
+    if chosen.folder is None:
+        for option in folder.options():
+            raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
+        return trained, chosen
+    if new_head:
+        words = replace(folder, side=image_size or (None if shape is None else shape[2]))
+        return trained, _folder_of(chosen, words, None, None)
+    return trained, _folder_of(chosen, folder, weights, shape)
+
+
+def arch_of(system: System, code: str | None) -> Arch | None:
+    """Return the arch of a code or a name, if one is given.
+
+    Raises:
+        ArchError: It is neither.
+    """
+    return None if code is None else system.arch(code, "--arch")
+
+
 def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None, tuple[int, int, int] | None]:
     """Return the system of a checkpoint, its data set if it is one of ours, and the shape of its images if it says so.
 
@@ -187,6 +267,13 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None, tuple[int, i
     """
     header = read_checkpoint_header(checkpoint)
     sharing_of_checkpoint(checkpoint)
+    return _of_header(checkpoint, header)
+
+
+def _of_header(
+    checkpoint: Path, header: CheckpointHeader
+) -> tuple[System, DataSet | None, tuple[int, int, int] | None]:
+    """Return the system of a header, its data set if it is one of ours, and the shape of its images if it says so."""
     system = system_of_checkpoint(header.space)
     if system is None:
         arguments = ", ".join(f"{name} {value!r}" for name, value in header.space.items())
@@ -197,15 +284,11 @@ def _trained_for(checkpoint: Path) -> tuple[System, DataSet | None, tuple[int, i
     data = header.about.get("data")
     if data is not None and not isinstance(data, str):
         raise CheckpointError(f"{checkpoint}: 'data' of its metadata is {data!r}; expected a name such as cifar100")
-    return system, _named(DATA_SETS, data), _shape_of(header.space)
-
-
-def _shape_of(space: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Return classes, channels and side of the images that a space is for, if its arguments say so."""
-    classes, channels, side = (space.get(name) for name in ("num_classes", "in_channels", "image_size"))
-    if type(classes) is int and type(channels) is int and type(side) is int:
-        return classes, channels, side
-    return None
+    try:
+        shape = shape_of_checkpoint(header.space)
+    except CheckpointError:  # a space of your own
+        return system, _named(DATA_SETS, data), None
+    return system, _named(DATA_SETS, data), shape
 
 
 def _words(systems: Sequence[System]) -> str:
@@ -312,6 +395,7 @@ def recipe_of(
         phases[index] = _changed(phases[index], setting, change)
     for phase in phases:
         phase.check()
+        _check_chain(phase, system)
     return replace(recipe, phases=tuple(phases)).from_phase(from_phase)
 
 
@@ -362,6 +446,13 @@ def pools_of(texts: Sequence[str]) -> tuple[Path | None, dict[int, Path]]:
     return pools.get(None), {phase: path for phase, path in pools.items() if phase is not None}
 
 
+def _check_chain(phase: Phase, system: System) -> None:
+    """Refuse what only chain spaces can do."""
+    for name, value, of_chains in (("rule", phase.rule, "frozen-teacher"), ("start", phase.start, "reordered")):
+        if value == of_chains and not system.is_chain:
+            raise InputError(f"{name}={value} is for chains of residual blocks, which {system.space} is not")
+
+
 def _phase_of(change: str, phases: int) -> tuple[int, str]:
     """Return the phase that a change is for, the last one unless it names one, and the change without the phase.
 
@@ -409,6 +500,19 @@ def always_of(system: System, archs: Path | None, recipe: Recipe) -> tuple[Arch,
     return tuple(entry.arch for entry in entries.values())
 
 
+def statistics_of(system: System, bn: str | None, default: str) -> Any:
+    """Return the word of the batch-norm statistics: what is given, else the default, else none are needed.
+
+    Raises:
+        InputError: Some are chosen, and the networks of the space have no batch norms.
+    """
+    if system.has_batch_norm:
+        return default if bn is None else bn
+    if bn is not None:
+        raise InputError(f"--bn {bn}: the networks of {system.space} have no batch norms; leave it out")
+    return "supernet"
+
+
 def calibration_of(data: DataSet, bn: str, count: int | None) -> None:
     """See that so many training images can be used to re-estimate batch-norm statistics.
 
@@ -430,22 +534,26 @@ def archs_of(system: System, archs: Path | None, arch: str | None) -> Path | Arc
     if archs is not None and arch is None:
         return archs
     if arch is not None and archs is None:
-        return system.codec.parse(arch, "--arch")
+        return system.arch(arch, "--arch")
     raise InputError("give either --archs, a list, or --arch, the code of one arch")
 
 
-def optimization_of(system: System, epochs: int | None, changes: Sequence[str]) -> Optimization:
+def optimization_of(
+    system: System, epochs: int | None, changes: Sequence[str], *, finetune: bool = False
+) -> Optimization:
     """Return how archs of a system are trained alone, changed where epochs or other settings are given.
 
     Args:
         system: The competition or benchmark.
         epochs: Epochs; None: the published ones. The warm-up changes in proportion.
         changes: Texts like `batch_size=1024`; later ones win over earlier ones.
+        finetune: Whether a trained network goes on.
 
     Raises:
         InputError: A change has an unknown name or bad value.
     """
-    optimization = system.standalone if epochs is None else system.standalone.for_epochs(epochs)
+    optimization = (system.finetune if finetune else None) or system.standalone
+    optimization = optimization if epochs is None else optimization.for_epochs(epochs)
     for change in changes:
         name, _, text = change.partition("=")
         if name not in OPTIMIZATION_READERS:
@@ -474,6 +582,7 @@ def loss_and_augmentation_of(
         name, _, text = change.partition("=")
         if name in LOSS_READERS:
             loss = replace(loss, **{name: _read(change, name, text, *LOSS_READERS[name])})
+            others += ["label_smoothing=0"] if name == "label_smoothing" else []  # in place of the optimization's
         elif name == "cutout":
             augmentation = replace(augmentation, cutout=_read(change, name, text, *_cutout_reader(data.shape[2])))
         else:
@@ -537,6 +646,13 @@ def _above_zero_or_none(text: str) -> float | None:
     return value
 
 
+def _share(text: str) -> float:
+    value = _number(text)
+    if value >= 1:
+        raise ValueError(text)
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if not 0 <= value <= MOST_STEPS:
@@ -579,13 +695,6 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return {word: word for word in words}.__getitem__
 
 
-def _share(text: str) -> float:
-    value = _number(text)
-    if value >= 1:
-        raise ValueError(text)
-    return value
-
-
 def _above_zero(text: str) -> float:
     value = _above_zero_or_none(text)
     if value is None:
@@ -603,7 +712,10 @@ def _macs_bins_or_none(text: str) -> tuple[float, float, int] | None:
 
 
 RECIPE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "init": (_one_of("kaiming-fan-out", "torch", "channels-in"), "kaiming-fan-out, torch or channels-in"),
+    "init": (
+        _one_of("kaiming-fan-out", "torch", "channels-in", "trunc-normal"),
+        "kaiming-fan-out, torch, channels-in or trunc-normal",
+    ),
     "stem_norm": (_one_of("affine", "plain"), "affine or plain"),
 }
 EPOCHS_READER: tuple[Callable[[str], Any], str] = (
@@ -616,10 +728,17 @@ OPTIMIZATION_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "weight_decay": (_number, "a number of at least 0"),
     "momentum": (_number, "a number of at least 0"),
     "batch_size": (_batch, f"a whole number from 1 to {MOST_IMAGES:,}, the images of the largest data set"),
+    "optimizer": (_one_of("sgd", "adamw"), "sgd or adamw"),
+    "label_smoothing": (_share, "a number of at least 0 and below 1"),
+    "mixup": (_number, "a number of at least 0; 0 for none"),
+    "cutmix": (_number, "a number of at least 0; 0 for none"),
     "warmup_steps": (_count, f"a whole number from 0 to {MOST_STEPS:,}"),
     "warmup_epochs": (_number, "a number of at least 0"),
     "decay_epochs": (_count_or_none, "the epochs of the decay at the end, 0 for a constant rate, or none"),
-    "decay": (_one_of("cosine", "linear", "linear-per-epoch"), "cosine, linear or linear-per-epoch"),
+    "decay": (
+        _one_of("cosine", "cosine-per-epoch", "linear", "linear-per-epoch"),
+        "cosine, cosine-per-epoch, linear or linear-per-epoch",
+    ),
     "nesterov": ({"true": True, "false": False}.__getitem__, "true or false"),
 }
 LOSS_READERS: dict[str, tuple[Callable[[str], Any], str]] = {

@@ -57,11 +57,12 @@ def score(
         typer.Option(help="Negative cross-entropy or accuracy; the other goes to a second file."),
     ] = "loss",
     bn: Annotated[
-        Literal["supernet", "train", "test", "batch"],
+        Literal["supernet", "train", "test", "batch"] | None,
         typer.Option(
-            help="Batch-norm statistics: of each batch, re-estimated on train or test images, or running ones."
+            help="Batch-norm statistics: of each batch (the default where there are batch norms), re-estimated on "
+            "train or test images, or running ones."
         ),
-    ] = "batch",
+    ] = None,
     batch_size: Annotated[
         int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
     ] = 512,
@@ -76,8 +77,11 @@ def score(
     ] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="Average over each image and its mirror image.")] = False,
     scorer: Annotated[
-        Literal["prefix", "plain"], typer.Option(help="prefix: archs share common prefixes; plain: one arch at a time.")
-    ] = "prefix",
+        Literal["prefix", "plain"] | None,
+        typer.Option(
+            help="prefix: archs share common prefixes (the default where the space is a chain); plain: one at a time."
+        ),
+    ] = None,
     precision: Annotated[
         Literal["float32", "bf16", "float64"], typer.Option(help="Precision of the features; bf16 is for GPUs.")
     ] = "float32",

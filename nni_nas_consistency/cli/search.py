@@ -95,7 +95,7 @@ def search(
     ] = None,
     shrunk: ShrunkOption = None,
     metric: ScoringMetricOption = "loss",
-    bn: StatisticsOption = "batch",
+    bn: StatisticsOption = None,
     batch_size: BatchSizeOption = 512,
     calibration_images: CalibrationImagesOption = None,
     images: TestImagesOption = None,
@@ -123,7 +123,8 @@ def search(
     )
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     data_set.check_count("--images", images, train=False)
-    parse.calibration_of(data_set, bn, calibration_images)
+    statistics = parse.statistics_of(system, bn, "batch")
+    parse.calibration_of(data_set, statistics, calibration_images)
     system = parse.shrunk(system, shrunk)
     job = jobs.SearchJob(
         system,
@@ -141,7 +142,7 @@ def search(
         pareto=pareto,
         pareto_cost=cost,
         metric=metric,
-        bn=bn,
+        bn=statistics,
         batch_size=batch_size,
         calibration_images=calibration_images,
         overwrite=overwrite,

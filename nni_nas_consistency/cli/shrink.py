@@ -52,7 +52,7 @@ def shrink(
     ] = 2,
     max_macs: MaxMacsOption = None,
     metric: ScoringMetricOption = "loss",
-    bn: StatisticsOption = "batch",
+    bn: StatisticsOption = None,
     batch_size: BatchSizeOption = 512,
     calibration_images: CalibrationImagesOption = None,
     images: TestImagesOption = None,
@@ -69,7 +69,8 @@ def shrink(
     """
     system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
     data_set.check_count("--images", images, train=False)
-    parse.calibration_of(data_set, bn, calibration_images)
+    statistics = parse.statistics_of(system, bn, "batch")
+    parse.calibration_of(data_set, statistics, calibration_images)
     job = jobs.ShrinkJob(
         system,
         data_set,
@@ -80,7 +81,7 @@ def shrink(
         keep=keep,
         max_macs=parse.count_of("--max-macs", max_macs),
         metric=metric,
-        bn=bn,
+        bn=statistics,
         batch_size=batch_size,
         calibration_images=calibration_images,
         images=images,

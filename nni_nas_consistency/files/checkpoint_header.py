@@ -1,4 +1,4 @@
-"""The header of a checkpoint: what a supernet is and how it was made, read without its weights and without torch."""
+"""The header of a checkpoint: what a supernet or network is, and how it was made; without weights and without torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from nni_nas_consistency.files.strict_json import Json, decode, fields_of, json_
 
 FORMAT_1 = "nni-nas-consistency supernet 1"
 FORMAT = "nni-nas-consistency supernet 2"
+NETWORK_FORMAT = "nni-nas-consistency network 1"
+"""Of the network of one arch."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
@@ -58,13 +60,14 @@ class CheckpointHeader:
     """The header of a checkpoint.
 
     Args:
-        format: `FORMAT`, or `FORMAT_1` of version 0.1, whose tensors have other names.
+        format: `FORMAT`, or `FORMAT_1` of version 0.1, whose tensors have other names; `NETWORK_FORMAT` for a network.
         space: Class and arguments of the search space.
         about: How the supernet was made: recipe, data, seed, ….
         sha256: Of the content, as `supernet.checkpoint.checkpoint_sha256` defines it; None in files that were written
             before there was one.
         tensors: Type and shape of each tensor, by name.
         sharing: How archs share weights, such as `conv=end,bn=end,fc=full`; None: by one kernel per layer.
+        arch: The code of the arch whose network it is; None: it is a supernet.
     """
 
     format: str
@@ -73,6 +76,7 @@ class CheckpointHeader:
     sha256: str | None
     tensors: Mapping[str, TensorHeader]
     sharing: str | None = None
+    arch: str | None = None
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -87,13 +91,28 @@ def shipped_supernets() -> dict[str, Path]:
 
 
 def read_checkpoint_header(path: Path) -> CheckpointHeader:
-    """Return the header of a checkpoint.
+    """Return the header of a supernet's checkpoint.
 
     Args:
         path: The file; or the name of a supernet that comes with the package, such as `resnet20-cifar100`.
 
     Raises:
         CheckpointError: There is no such file, it is not a supernet checkpoint, or its header is damaged.
+    """
+    header = read_weights_header(path)
+    if header.arch is not None:
+        raise CheckpointError(f"{path}: is the network of one arch, no supernet; `nni-consistency train` writes one")
+    return header
+
+
+def read_weights_header(path: Path) -> CheckpointHeader:
+    """Return the header of the checkpoint of a supernet, or of the network of one arch.
+
+    Args:
+        path: As for `read_checkpoint_header`.
+
+    Raises:
+        CheckpointError: There is no such file, it is neither, or its header is damaged.
     """
     _check_is_there(path)
     header = _header(path)
@@ -105,7 +124,8 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
             _json_object(metadata, "about"),
             _sha256(metadata),
             {name: _tensor(value, f"tensor {name}") for name, value in header.items()},
-            _sharing(metadata),
+            _text(metadata, "sharing"),
+            _text(metadata, "arch") if metadata["format"] == NETWORK_FORMAT else None,
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {one_line(error)}; copy or train it again") from error
@@ -145,6 +165,8 @@ def _metadata(path: Path, written: object) -> dict[str, object]:
         metadata = object_of(written, "the metadata")
     except ValueError:
         metadata = {}
+    if metadata.get("format") == NETWORK_FORMAT and "arch" in metadata:
+        return metadata
     if metadata.get("format") not in (FORMAT, FORMAT_1):
         raise CheckpointError(f"{path}: is not a supernet checkpoint; `nni-consistency train` writes one")
     return metadata
@@ -169,11 +191,11 @@ def _sha256(metadata: Mapping[str, object]) -> str | None:
     raise ValueError(f"its sha256 is {shown(digest)}; expected 64 hexadecimal digits")
 
 
-def _sharing(metadata: Mapping[str, object]) -> str | None:
-    sharing = metadata.get("sharing")
-    if sharing is None or isinstance(sharing, str):
-        return sharing
-    raise ValueError(f"its sharing is {shown(sharing)}; expected a text")
+def _text(metadata: Mapping[str, object], key: str) -> str | None:
+    text = metadata.get(key)
+    if text is None or isinstance(text, str):
+        return text
+    raise ValueError(f"its {key} is {shown(text)}; expected a text")
 
 
 def _tensor(value: object, what: str) -> TensorHeader:

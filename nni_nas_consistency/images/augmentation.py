@@ -1,7 +1,7 @@
 """Which transforms the training images of a recipe go through, as a value.
 
-Nothing here imports torch, so that the command line builds and checks recipes at once; `transforms.py` applies them.
-Left out: transforms that mix images (mixup, cutmix), and those that no recipe here uses (resizing, hue).
+Nothing here imports torch, so that the command line builds and checks recipes at once; `transforms.py` and `mixing.py`
+apply them. Left out: those that no recipe here uses (resizing, hue).
 """
 
 from __future__ import annotations
@@ -68,6 +68,42 @@ class Augmentation:
         _check_range("brightness", self.brightness, 1)
         _check_range("contrast", self.contrast, 1)
         _check_range("jitter_probability", self.jitter_probability, 1)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How the images of a training batch are mixed with each other, and their labels smoothed; by default not at all.
+
+    Every batch is mixed, by mixup or cutmix with equal probability where both are set.
+
+    Args:
+        label_smoothing: In [0, 1); so much of each label is spread evenly over all classes.
+        mixup: The share of the other image is drawn from Beta(mixup, mixup) (Zhang et al. 2018); 0: no mixup.
+        cutmix: The area that is cut from the other image is drawn from Beta(cutmix, cutmix) (Yun et al. 2019); 0: no
+            cutmix.
+
+    Raises:
+        InputError: A setting is out of its range.
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if not 0 <= value < float("inf"):
+                raise InputError(f"{name} is {value}; it must be at least 0, 0 for none")
+
+    @property
+    def softens(self) -> bool:
+        """Whether labels become probabilities."""
+        return bool(self.label_smoothing or self.mixup or self.cutmix)
+
+
+UNMIXED = Mixing()
 
 
 def _check_not_negative(name: str, value: int) -> None:

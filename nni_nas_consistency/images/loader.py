@@ -16,9 +16,10 @@ from torch import Tensor
 
 from nni_nas_consistency.errors import CheckpointError, DataError, InputError
 from nni_nas_consistency.files.strict_json import Json
-from nni_nas_consistency.images.augmentation import Augmentation
+from nni_nas_consistency.images.augmentation import UNMIXED, Augmentation, Mixing
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.draws import Draw, generator_of
+from nni_nas_consistency.images.mixing import mixed
 from nni_nas_consistency.images.transforms import augment, normalise
 
 Own = TypeVar("Own", bound="TrainingImages")
@@ -110,6 +111,7 @@ class TrainingLoader:
         batch_size: Images per batch, at least 1.
         seed: Seed of order and augmentation, at least 0.
         drop_last: Whether a last batch with fewer images is left out.
+        mixing: How the images of a batch are mixed, and their labels smoothed.
         part: Of each batch, yield the i-th of n parts, (i, n) with i from 0, which n processes share; augmented as in
             the whole batch. A last batch of fewer than n images is left out.
 
@@ -128,6 +130,7 @@ class TrainingLoader:
         batch_size: int,
         seed: int,
         drop_last: bool = False,
+        mixing: Mixing = UNMIXED,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         _check_batch_size(batch_size)
@@ -139,7 +142,7 @@ class TrainingLoader:
                 f"part {self._part} of {parts} of batches of {batch_size} images does not exist: use a larger batch "
                 "size, or fewer processes"
             )
-        self._images, self._augmentation = images, augmentation
+        self._images, self._augmentation, self._mixing = images, augmentation, mixing
         self._batch_size, self._seed, self._parts = batch_size, seed, parts
         left = len(images) % batch_size
         self._length = len(images) // batch_size + int(left >= parts and not drop_last)
@@ -155,7 +158,10 @@ class TrainingLoader:
         return self._length
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images, float32 [B, C, H, W], and labels, int64 [B]; an epoch starts when its first batch is taken."""
+        """Yield images, float32 [B, C, H, W], and labels, int64 [B]; an epoch starts when its first batch is taken.
+
+        Labels are probabilities, float32 [B, K], where they are smoothed or images mixed.
+        """
         epoch, first = self._start
         self._start = (epoch + 1, 0)
         order = torch.randperm(len(self._images), generator=generator_of(self._seed, epoch)).to(self._images.y.device)
@@ -167,8 +173,10 @@ class TrainingLoader:
         for draw, pixels in zip(draws, self._images.pixels(draws), strict=True):
             batch = draw.key[1]
             self._next = (epoch, batch + 1) if batch + 1 < self._length else (epoch + 1, 0)
-            x = augment(pixels, self._augmentation, draw.generator(), batch=len(draw.images), first=draw.mine.start)
-            yield x, self._images.y[draw.images[draw.mine]]
+            generator = draw.generator()
+            x = augment(pixels, self._augmentation, generator, batch=len(draw.images), first=draw.mine.start)
+            labels = self._images.y[draw.images[draw.mine]]
+            yield mixed(x, labels, self._images.num_classes, self._mixing, generator)
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the epoch and index of the batch that comes next."""

@@ -26,10 +26,14 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy against labels: a scalar from [B, K] and int64 [B], or [N] from [N, B, K]."""
+    """Return the mean cross-entropy against labels: a scalar from [B, K] and int64 [B], or [N] from [N, B, K].
+
+    Labels of mixed images are probabilities, [B, K].
+    """
     if logits.dim() == 2:
         return F.cross_entropy(logits, labels)
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+    of_all = torch.cat([labels] * len(logits))
+    losses = F.cross_entropy(logits.flatten(0, 1), of_all, reduction="none")
     return losses.view(len(logits), -1).mean(-1)
 
 

@@ -1,4 +1,4 @@
-"""Supernet checkpoints: safetensors files of the shared weights, with space and provenance as metadata.
+"""Checkpoints: safetensors files of a supernet's weights, or a network's, with space and provenance as metadata.
 
 Unlike pickles they run no code when they are read, and the SHA-256 of their content tells damage.
 """
@@ -18,14 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import CheckpointError, FileError
 from nni_nas_consistency.files.atomic import write_bytes_atomically
 from nni_nas_consistency.files.checkpoint_header import (
     FORMAT,
     FORMAT_1,
+    NETWORK_FORMAT,
     TensorHeader,
     checkpoint_path,
     read_checkpoint_header,
+    read_weights_header,
 )
 from nni_nas_consistency.files.strict_json import decode, json_value
 from nni_nas_consistency.supernet.active import active_of
@@ -48,17 +51,56 @@ def save_supernet(path: Path, supernet: ModelSpace, about: Mapping[str, Any]) ->
     Raises:
         CheckpointError: The file cannot be written, or a number in `about` is not finite.
     """
-    try:
-        text = json.dumps(dict(about))
-        json_value(decode(text), "about")
-    except ValueError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
-    metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet)), "about": text}
+    metadata = {"format": FORMAT, "space": json.dumps(space_identity(supernet))}
     sharing = active_of(supernet).sharing
     if sharing != FULL:
         metadata["sharing"] = str(sharing)
+    _save(path, _weights(supernet), metadata, about)
+
+
+def save_network(path: Path, network: nn.Module, space: ModelSpace, arch: Arch, about: Mapping[str, Any]) -> None:
+    """Write the network of one arch atomically.
+
+    Args:
+        path: The file; an older one is replaced.
+        network: The network in plain layers.
+        space: The space that it is of, not a supernet.
+        arch: Its arch.
+        about: How it was made, as plain JSON values.
+
+    Raises:
+        CheckpointError: As `save_supernet`.
+    """
+    metadata = {"format": NETWORK_FORMAT, "space": json.dumps(space_identity(space)), "arch": arch.code}
+    _save(path, network.state_dict(), metadata, about)
+
+
+def load_network(path: Path, network: nn.Module, space: ModelSpace) -> dict[str, Any]:
+    """Load the weights of a checkpoint into the network of its arch, and return how they were made.
+
+    Args:
+        path: The file.
+        network: The network in plain layers.
+        space: The space that it is of, with the arguments of the checkpoint.
+
+    Raises:
+        CheckpointError: As `load_supernet`.
+    """
+    header = read_weights_header(path)
+    _check_space(path, header.space, space_identity(space))
+    _check_tensors(path, header.tensors, network.state_dict())
+    network.load_state_dict(_undamaged(path, header.sha256), strict=True)
+    return dict(header.about)
+
+
+def _save(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str], about: Mapping[str, Any]) -> None:
+    try:
+        metadata["about"] = json.dumps(dict(about))
+        json_value(decode(metadata["about"]), "about")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
     # copies, since safetensors refuses tensors that share memory: those of a module that is registered twice
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _weights(supernet).items()}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     metadata["sha256"] = checkpoint_sha256(tensors, metadata)
     try:
         write_bytes_atomically(path, save(tensors, metadata))

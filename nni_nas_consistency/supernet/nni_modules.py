@@ -9,6 +9,7 @@ children.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def mutate(space: ModelSpace, hooks: Sequence[MutationHook] = ()) -> None:
     _refuse_shared(space)
     children = [(module, dict(module._modules)) for module in space.modules()]
     try:
-        _PathSampling(hooks).mutate_model(space)
+        with _no_word_of_nested_choices():
+            _PathSampling(hooks).mutate_model(space)
     except BaseException:
         for module, before in children:
             module._modules.update(before)
@@ -181,6 +183,21 @@ def exact_freeze() -> Iterator[None]:
     finally:
         for (owner, name, _), original in zip(repaired, before, strict=True):
             setattr(owner, name, original)
+
+
+@contextmanager
+def _no_word_of_nested_choices() -> Iterator[None]:
+    """Keep back the warnings with which NNI makes supernet modules of its own AutoFormer; they are without cause."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "Found a nested mutable" not in record.getMessage()
+
+    logger = logging.getLogger(nni_base.__name__)
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 class _PathSampling(RandomOneShot):  # type: ignore[misc]

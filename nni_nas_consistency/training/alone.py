@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import model_context
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -24,11 +26,15 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingImages, TrainingLoader
 from nni_nas_consistency.spaces.chain import ChainSpace
-from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Loss, Optimization
+from nni_nas_consistency.supernet.active import can_stack
+from nni_nas_consistency.supernet.make import codec_of
+from nni_nas_consistency.training.initialise import initialise
+from nni_nas_consistency.training.lightning import optimizer_of
+from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Init, Loss, Optimization
 
 
 def train_alone(
-    space: ChainSpace,
+    space: ModelSpace,
     archs: Sequence[Arch],
     *,
     optimization: Optimization,
@@ -36,6 +42,7 @@ def train_alone(
     test: Images,
     augmentation: Augmentation,
     seed: int,
+    init: Init = "torch",
     loss: Loss = CROSS_ENTROPY,
     precision: AlonePrecision = "32-true",
     progress: Callable[[int], None] | None = None,
@@ -54,6 +61,7 @@ def train_alone(
         test: Test images, which are normalised only; batch norms use their running statistics.
         augmentation: Of the training images.
         seed: Decides first weights, order and augmentation.
+        init: How first weights are drawn; see `Recipe`.
         loss: What is minimised.
         precision: `32-true`; or `bf16-mixed` or `16-mixed`, torch's own mixed precision, the latter with scaled
             gradients, for a GPU.
@@ -65,35 +73,35 @@ def train_alone(
         ValueError: Several archs of a space whose archs differ in their modules.
     """
     mixed = MixedPrecision.of(precision, train.y.device)
-    if not space.can_stack(archs):
-        raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
     n = len(archs)
-    with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
-        together = side_by_side([_fresh(space, arch, seed) for arch in archs]).to(train.y.device)
-    optimizer = torch.optim.SGD(
-        together.parameters(),
-        lr=optimization.peak_lr,
-        momentum=optimization.momentum,
-        weight_decay=optimization.weight_decay,
-        nesterov=optimization.nesterov,
-    )
+    if n > 1 and not can_stack(space, archs):
+        raise ValueError("archs that differ in their modules cannot train side by side; pass one at a time")
+    together = _together(space, archs, init, seed).to(train.y.device)
+    optimizer = optimizer_of(optimization, together.parameters())
     batches = TrainingLoader(
-        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last
+        train,
+        augmentation,
+        batch_size=optimization.batch_size,
+        seed=seed,
+        drop_last=optimization.drop_last,
+        mixing=optimization.mixing,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, len(batches)))
     together.train()
-    for epoch in range(1, optimization.epochs + 1):
-        for images, labels in batches:
-            with mixed.autocast():
-                logits = _logits(together, images, n, mixed)
-            optimizer.zero_grad()
-            mixed.step(_mean_loss(logits, labels, loss) * n, optimizer)  # each network gets the gradient of its own
-            schedule.step()
-        if report is not None and epoch < optimization.epochs:
-            report(_accuracies(together, test, augmentation, n, mixed))
-            together.train()
-        if progress is not None:
-            progress(epoch)
+    with torch.random.fork_rng(devices=[]):  # of drop path and dropout
+        torch.manual_seed(seed)
+        for epoch in range(1, optimization.epochs + 1):
+            for images, labels in batches:
+                with mixed.autocast():
+                    logits = _logits(together, images, n, mixed)
+                optimizer.zero_grad()
+                mixed.step(mean_loss(logits, labels, loss) * n, optimizer)  # each network gets the gradient of its own
+                schedule.step()
+            if report is not None and epoch < optimization.epochs:
+                report(_accuracies(together, test, augmentation, n, mixed))
+                together.train()
+            if progress is not None:
+                progress(epoch)
     return _accuracies(together, test, augmentation, n, mixed)
 
 
@@ -138,18 +146,49 @@ class MixedPrecision:
         self.scaler.update()
 
 
-def _mean_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """Return the mean loss of all networks, from logits [B, n, K] and labels [B]."""
+def mean_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """Return the mean loss of all networks, from logits [B, n, K] and labels [B], or probabilities [B, K]."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits if loss.logits_scale == 1 else logits * loss.logits_scale
-    of_networks = labels.repeat_interleave(logits.shape[1])
+    of_networks = labels.repeat_interleave(logits.shape[1], 0)
     return F.cross_entropy(logits.flatten(0, 1), of_networks, label_smoothing=loss.label_smoothing)
 
 
-def _fresh(space: ChainSpace, arch: Arch, seed: int) -> ChainSpace:
+def _together(space: ModelSpace, archs: Sequence[Arch], init: Init, seed: int) -> nn.Module:
+    """Return fresh networks side by side, or the one of a space that is no chain."""
+    with torch.random.fork_rng(devices=[]):  # layers draw first values, which are replaced at once
+        networks = [fresh_network(space, arch, init=init, seed=seed) for arch in archs]
+        return side_by_side(networks) if isinstance(space, ChainSpace) else networks[0]
+
+
+def fresh_network(space: ModelSpace, arch: Arch, *, init: Init, seed: int) -> nn.Module:
+    """Return the network of an arch with first weights, which depend on its code, the rule and the seed alone.
+
+    Args:
+        space: The search space, not a supernet.
+        arch: The arch.
+        init: How first weights are drawn; see `Recipe`.
+        seed: Of the first weights.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed} {space.codec.canonical(arch.code)}".encode()))
+        torch.manual_seed(zlib.crc32(f"{seed} {codec_of(space).canonical(arch.code)}".encode()))
+        network = plain_network(space, arch)
+        initialise(network, init, torch.default_generator)
+    return network
+
+
+def plain_network(space: ModelSpace, arch: Arch) -> nn.Module:
+    """Return the network of an arch in plain layers, with the first weights that these draw.
+
+    Args:
+        space: The search space, not a supernet.
+        arch: The arch.
+    """
+    if isinstance(space, ChainSpace):
         return space.freeze(space.sample(arch))
+    with model_context(arch.sample):  # NNI's `freeze` would share layers that do not vary
+        network: nn.Module = type(space)(**space.args)
+    return network
 
 
 def _logits(together: nn.Module, images: Tensor, n: int, mixed: MixedPrecision) -> Tensor:

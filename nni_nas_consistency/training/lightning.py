@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.progress import Progress, ShowProgress
@@ -36,7 +37,7 @@ from nni_nas_consistency.training.run import TrainingRun
 
 
 class ImageClassifier(LightningModule):  # type: ignore[misc]
-    """Cross-entropy training with SGD, warm-up and cosine; what a strategy wraps, or trains one network as it is.
+    """Cross-entropy training by an `Optimization`; what a strategy wraps, or trains one network as it is.
 
     Args:
         optimization: Optimizer and schedule.
@@ -71,19 +72,44 @@ class ImageClassifier(LightningModule):  # type: ignore[misc]
         self.log("val_acc", accuracy, prog_bar=True, batch_size=counted, sync_dist=world > 1)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Return SGD and its schedule."""
+        """Return the optimizer and its schedule."""
         plan = self.optimization
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            lr=plan.peak_lr,
-            momentum=plan.momentum,
-            weight_decay=plan.weight_decay,
-            nesterov=plan.nesterov,
-        )
+        optimizer = optimizer_of(plan, self.parameters())
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: plan.lr_factor(step, self.steps_per_epoch)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def optimizer_of(plan: Optimization, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a plan, at its peak learning rate."""
+    if plan.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=plan.peak_lr, weight_decay=plan.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=plan.peak_lr,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        nesterov=plan.nesterov,
+    )
+
+
+class StepSeeds(Callback):
+    """Gives every step draws of its own, so that drop path and dropout of a resumed run are what they would have been.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Seed torch's own generator, which layers draw from."""
+        word = np.random.SeedSequence(self.seed, spawn_key=(trainer.global_step,)).generate_state(1, np.uint64)
+        torch.manual_seed(int(word[0]))
 
 
 class EpochLines(Callback):
@@ -291,7 +317,13 @@ def training_evaluator(
         check_checkpoint(run.last_checkpoint, run.identity)
     part = rank_of(run.devices), run.devices
     batches = TrainingLoader(
-        train, augmentation, batch_size=optimization.batch_size, seed=seed, drop_last=optimization.drop_last, part=part
+        train,
+        augmentation,
+        batch_size=optimization.batch_size,
+        seed=seed,
+        drop_last=optimization.drop_last,
+        mixing=optimization.mixing,
+        part=part,
     )
     optimization.check_warm_up(len(train))
     checkpoint = ModelCheckpoint(  # one file, replaced; `save_last` alone writes none at the end of an epoch
@@ -299,7 +331,7 @@ def training_evaluator(
         run.last_checkpoint.stem,
         enable_version_counter=False,
     )
-    callbacks = _callbacks(run, checkpoint, ema)
+    callbacks = [*_callbacks(run, checkpoint, ema), StepSeeds(seed)]
     if resume:
         callbacks.append(Resumed(run.last_checkpoint))
     trainer = Trainer(

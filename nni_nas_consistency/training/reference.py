@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from nni.nas.nn.pytorch import ModelSpace
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.errors import FileError
@@ -30,9 +31,10 @@ from nni_nas_consistency.images.augmentation import Augmentation
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.images.loader import TrainingImages
 from nni_nas_consistency.ranking.statistics import split_half
-from nni_nas_consistency.spaces.chain import ChainSpace
+from nni_nas_consistency.supernet.active import can_stack
+from nni_nas_consistency.supernet.make import codec_of
 from nni_nas_consistency.training.alone import train_alone
-from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Loss, Optimization
+from nni_nas_consistency.training.recipes import CROSS_ENTROPY, AlonePrecision, Init, Loss, Optimization
 
 MADE_BY_REFERENCES = ("seeds", "about.json", "reference.json")
 """What is written into the folder."""
@@ -42,7 +44,7 @@ FINISHED = ("seeds/[0-9]*.json", "about.json", "reference.json")
 
 
 def train_references(
-    space: ChainSpace,
+    space: ModelSpace,
     archs: Mapping[str, Arch],
     *,
     optimization: Optimization,
@@ -53,6 +55,7 @@ def train_references(
     folder: Path,
     about: Mapping[str, object],
     identity: Mapping[str, Json] = MappingProxyType({}),
+    init: Init = "torch",
     overwrite: bool = False,
     loss: Loss = CROSS_ENTROPY,
     precision: AlonePrecision = "32-true",
@@ -72,6 +75,7 @@ def train_references(
         folder: Where to; seeds that are finished there are not trained again.
         about: Provenance, plain JSON values.
         identity: What else decides the accuracies, such as the name of the data set.
+        init: How first weights are drawn; see `Recipe`.
         overwrite: Whether seeds of other settings in the folder are deleted first.
         loss: What is minimised.
         precision: Precision of the convolutions; see `train_alone`.
@@ -85,18 +89,19 @@ def train_references(
     settings: dict[str, Json] = {
         "archs": hashlib.sha256("\n".join(f"{name} {arch.code}" for name, arch in archs.items()).encode()).hexdigest(),
         "images": [len(train), len(test)],
-        "optimization": asdict(optimization),
+        "optimization": dict(optimization.settings()),
         "augmentation": json.loads(json.dumps(asdict(augmentation))),
+        **({} if init == "torch" else {"init": init}),
         **({} if loss == CROSS_ENTROPY else {"loss": asdict(loss)}),
         **({} if precision == "32-true" else {"precision": precision}),
         **identity,
     }
     how: dict[str, Any] = {"optimization": optimization, "train": train, "test": test, "augmentation": augmentation}
-    how |= {"loss": loss, "precision": precision, "report": report}
+    how |= {"init": init, "loss": loss, "precision": precision, "report": report}
     with open_run(folder, settings, made_here=MADE_BY_REFERENCES, results=FINISHED, overwrite=overwrite):
         check_output_folder(folder / "seeds")
         check_output_folder(folder, ("about.json", "reference.json"))
-        together = space.can_stack(list(archs.values()))
+        together = can_stack(space, list(archs.values()))
         bundles = [list(archs.values())] if together else [[arch] for arch in archs.values()]
         epochs = len(bundles) * optimization.epochs
         paths = [folder / "seeds" / f"{seed}.json" for seed in range(seeds)]
@@ -113,7 +118,7 @@ def train_references(
                 _write_seed(path, archs, accuracies)
                 seconds[str(seed)] = round(time.monotonic() - begun, 1)
                 columns[path] = _finished(path, space, archs)
-        told = {"optimization": asdict(optimization), "augmentation": asdict(augmentation), "seeds": seeds}
+        told = {"optimization": optimization.settings(), "augmentation": asdict(augmentation), "seeds": seeds}
         told |= {"loss": asdict(loss), "precision": precision, "seconds_of_seeds_trained_now": seconds}
         return _write_means(folder, archs, np.array([columns[path] for path in paths]).T, {**about, **told})
 
@@ -124,8 +129,8 @@ def _write_seed(path: Path, archs: Mapping[str, Arch], accuracies: Sequence[floa
     write_released(path, {name: Entry(arch, accuracy) for (name, arch), accuracy in entries})
 
 
-def _finished(path: Path, space: ChainSpace, archs: Mapping[str, Arch]) -> list[float]:
-    entries = read_released(path, space.codec)
+def _finished(path: Path, space: ModelSpace, archs: Mapping[str, Arch]) -> list[float]:
+    entries = read_released(path, codec_of(space))
     if {name: entry.arch for name, entry in entries.items()} != dict(archs):
         raise FileError(f"{path}: holds other archs than the list; train into another folder, or remove it")
     return [float(entries[name].acc) for name in archs]

@@ -42,9 +42,10 @@ from nni_nas_consistency.strategies.sampling import (
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
+from nni_nas_consistency.training.initialise import initialise
 from nni_nas_consistency.training.lightning import LastLoss, training_evaluator
 from nni_nas_consistency.training.processes import no_process_left, process_group, rank_of
-from nni_nas_consistency.training.recipes import Init, Phase, Recipe, Rule, StemNorm
+from nni_nas_consistency.training.recipes import Phase, Recipe, Rule, StemNorm
 from nni_nas_consistency.training.run import TrainingRun
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
@@ -170,40 +171,6 @@ def _frozen_teacher(space: ModelSpace, phase: Phase) -> FrozenTeacher:
         raise InputError(f"rule=frozen-teacher needs a chain space with a largest arch, not {type(space).__name__}")
     network = space.freeze(space.sample(space.largest)).eval().requires_grad_(False)
     return FrozenTeacher(network, phase.sandwich_ramp, phase.rank_weight, phase.rank_ramp)
-
-
-@torch.no_grad()
-def initialise(supernet: ModelSpace, init: Init, generator: torch.Generator) -> None:
-    """Draw fresh weights for a supernet.
-
-    Args:
-        supernet: A space after `make_supernet`.
-        init: See `Recipe`. Torch's own were drawn when the modules were made, from torch's global generator.
-        generator: Where the randomness comes from.
-    """
-    if init == "torch":
-        return
-    if init == "channels-in":
-        _initialise_by_channels(cast("nn.Module", supernet), generator)
-        return
-    for module in cast("nn.Module", supernet).modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                module.bias.zero_()
-
-
-def _initialise_by_channels(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights as SPOS-CIFAR does; see `Recipe`."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.normal_(0, 1 / module.in_channels, generator=generator)
-        elif isinstance(module, nn.Linear):
-            module.weight.normal_(0, 0.01, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d) and module.bias is not None:
-            module.bias.fill_(1e-4)
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
-            module.bias.zero_()
 
 
 def _train_phase(

@@ -1,0 +1,108 @@
+"""The examples of AutoFormer, run as a reader would run them, at toy size on digits."""
+
+import json
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import keep_nni_in
+from official_autoformer import official_weights
+
+from nni_nas_consistency.archs.autoformer import TOY
+from nni_nas_consistency.supernet.checkpoint import save_supernet
+from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.systems import AUTOFORMER_TOY
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples" / "autoformer"
+SCRIPTS = ("convert", "evaluate", "finetune", "scratch", "search")
+ARCH = TOY.arch(24, (1, 2), (2, 4))
+SHORT = ("--epochs", 1, "--train-images", 64, "--val-images", 20, "--set", "warmup_epochs=0", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    keep_nni_in(tmp_path / "home", monkeypatch)
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.chdir(tmp_path)
+
+
+def script(name, *words, code=0):
+    """Run a script in this process, see that it ends with this exit code, and return both outputs."""
+    out, err, argv = StringIO(), StringIO(), sys.argv
+    sys.argv = [f"{name}.py", "--name", "digits", *map(str, words)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+            runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    finally:
+        sys.argv = argv
+    assert end.value.code == code, out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def test_official_weights_are_converted_evaluated_and_fine_tuned():
+    torch.save({"model": official_weights(24, (1, 2), (48, 96))}, "official.pth")
+    out, _ = script("convert", "official.pth", "--out", "net.safetensors")
+    assert ARCH.code in out
+    out, _ = script("evaluate", "--weights", "net.safetensors", "--images", 50)
+    assert out.startswith("top-1 ") and out.endswith(" of 50 test images\n")
+    words = ("--weights", "net.safetensors", "--data", "digits", *SHORT, "--out", "tuned")
+    out, err = script("finetune", *words)
+    assert "epoch 1/1" in err and out.startswith("tuned/network.safetensors\ntop-1 ")
+    out, err = script("finetune", *words)
+    assert (out, "is trained already" in err) == ("tuned/network.safetensors\n", True)
+
+
+def test_a_subnet_is_trained_from_scratch_with_mixed_images():
+    mixed = [word for name in ("mixup=0.8", "cutmix=1.0", "label_smoothing=0.1") for word in ("--set", name)]
+    out, err = script("scratch", "--arch", ARCH.code, *SHORT, *mixed, "--out", "scratch")
+    assert "epoch 1/1" in err and out.startswith("scratch/network.safetensors\ntop-1 ")
+    settings = json.loads(Path("scratch/settings.json").read_text())
+    assert (settings["mixup"], settings["optimizer"], settings["arch"]) == (0.8, "adamw", ARCH.code)
+
+
+def test_a_supernet_is_searched_within_the_published_bound_or_another_one():
+    torch.manual_seed(0)
+    save_supernet(Path("super.safetensors"), make_supernet(AUTOFORMER_TOY.make_space((10, 1, 8))), {"data": "digits"})
+    words = ("--checkpoint", "super.safetensors", "--images", 20, "--population", 2)
+    script("search", *words, "--trials", 2, "--latency-batch", 4, "--out", "fast.json")
+    provenance = json.loads(Path("fast.json").read_text())["provenance"]
+    assert (provenance["max_latency_ms"], provenance["latency"]["batch_size"]) == (100, 4)
+    script("search", *words, "--trials", 3, "--max-params", "40k", "--out", "small.json")
+    found = json.loads(Path("small.json").read_text())
+    assert found["provenance"]["bn"] == "supernet" and found["provenance"]["max_params"] == 40_000
+    assert "max_latency_ms" not in found["provenance"]
+    for entry in found["scores"].values():
+        assert AUTOFORMER_TOY.cost(TOY.codec.parse(entry["arch"]), (10, 1, 8)).params <= 40_000
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("evaluate", ("--weights", "nowhere"), "error: nowhere: cannot be read"),
+        ("convert", ("nowhere.pth", "--out", "net"), "error: nowhere.pth: cannot be read"),
+        ("finetune", ("--weights", "nowhere"), "error: nowhere: cannot be read"),
+        ("scratch", ("--arch", "small"), "error: --arch: the code 'small' is not JSON"),
+        ("search", ("--checkpoint", "nowhere"), "error: nowhere: cannot be read"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(name, words, said):
+    out, err = script(name, *words, code=2)
+    assert out == "" and err.startswith(said) and err.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_help_tells_the_command():
+    done = subprocess.run([sys.executable, FOLDER / "evaluate.py", "--help"], capture_output=True, text=True)
+    assert "--weights tiny.safetensors" in done.stdout
+
+
+def test_every_script_is_short_and_on_the_page():
+    page = (FOLDER / "README.md").read_text()
+    for name in SCRIPTS:
+        assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 30
+        assert f"examples/autoformer/{name}.py" in page
