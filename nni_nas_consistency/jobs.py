@@ -265,15 +265,16 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
     return path
 
 
-def _check_macs_bins(recipe: Recipe, space: ChainSpace) -> None:
+def _check_macs_bins(recipe: Recipe, space: ModelSpace) -> None:
     """See that there are archs in the bins of MACs that a recipe draws from."""
     import torch
 
+    from nni_nas_consistency.spaces.hub import domain_of
     from nni_nas_consistency.training.supernet import macs_of, sampler_of
 
     for phase in recipe.phases:
         if phase.sampling == "macs-bins":
-            sampler_of(phase, space.domain, torch.Generator(), macs=macs_of(space))
+            sampler_of(phase, domain_of(space), torch.Generator(), macs=macs_of(space))
 
 
 def _run_of(
@@ -1385,10 +1386,10 @@ def shrink(job: ShrinkJob, *, progress: ShowProgress = silent) -> Round:
         from nni_nas_consistency.search.shrinking import shrink as shrink_space
 
     place = device_of(job.device)
-    test = job.data.images(job.data_root, train=False, download=job.download)
+    test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, "data": job.data.name}
+    provenance: dict[str, Json] = {"space": system.space, "checkpoint": about, **job.data.settings(train=False)}
     provenance |= dropped_of(system) | ({} if job.max_macs is None else {"max_macs": job.max_macs})
     return shrink_space(
         supernet.to(place),
@@ -1419,9 +1420,15 @@ def _scoring_of(job: ShrinkJob | SearchJob, test: Images, place: str) -> Scoring
     if job.bn == "train":
         calibration = job.data.images(job.data_root, train=True, download=job.download)
         count = job.calibration_images
-        calibration = (calibration if count is None else calibration.first(count)).to(place)
+        calibration = calibration if count is None else calibration.first(count)
     return image_scoring(
-        test.to(place), job.data.test, metric=job.metric, bn=job.bn, batch_size=job.batch_size, train=calibration
+        test,
+        job.data.test,
+        device=place,
+        metric=job.metric,
+        bn=job.bn,
+        batch_size=job.batch_size,
+        train=calibration,
     )
 
 
@@ -1938,7 +1945,7 @@ def fit(
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     job.optimization.check_warm_up(len(images))
-    settings = job.settings() | job.data.settings() | images.identity() | from_weights
+    settings = job.settings() | job.data.settings(train=True) | images.identity() | from_weights
     settings |= {"images": len(images), "image_size": side}
     torch.manual_seed(job.seed)
     path = job.out / "network.safetensors"
