@@ -1,4 +1,4 @@
-# make quickstart | test | faults | check | docs-check | reproduce | clean; each makes .venv first if it is missing
+# make quickstart | test | faults | check | docs | docs-check | reproduce | clean; each makes .venv first if it is missing
 PYTHON ?= python3
 # of `make reproduce`; RUN=nazarick on a GPU; PRECISION=32-true where the processor has no bfloat16 instructions
 RUN ?= longer
@@ -8,7 +8,7 @@ REFERENCE ?= reference_accuracies_300.json
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart reproduce test faults lint types docs-check check clean
+.PHONY: install quickstart reproduce test faults lint types docs docs-check check clean
 
 install: $(VENV)/installed
 
@@ -52,11 +52,16 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# the site, into site/: open site/index.html; a broken link ends it with an error
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # every number in README and docs against the committed result files
 docs-check: install
 	$(BIN)/python -m pytest -n 0 -p no:cacheprovider tests/docs_check.py
 
-check: lint types docs-check test
+check: lint types docs docs-check test
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,7 @@ from .archs.domains import Domain
 from .errors import ArchError, InputError
 from .files.arch_lists import read_released, write_released
 from .files.score_files import read_scores, write_scores
-from .jobs import RankJob, ScoreJob, TrainJob
+from .jobs import RankJob, ScoreJob, StudyJob, TrainJob
 from .nni3.experiment import RetiariiExeConfig, RetiariiExperiment
 from .nni3.trial import score_subnet
 from .ranking.statistics import kendall_tau, pearson, rank_consistency, spearman
@@ -12,12 +12,21 @@ from .scoring.images import image_scoring
 from .scoring.plain import score_archs, score_network
 from .scoring.scoring import Scoring
 from .spaces.chain import ChainSpace
+from .spaces.efficient_cifar import EfficientCifarSpace
 from .spaces.hub import domain_of
 from .spaces.resnet20 import ResNet20Space
 from .spaces.resnet48 import ResNet48Space
+from .spaces.spos_cifar import SposCifarSpace
 from .strategies.multitrial import ReleasedArchs
 from .strategies.oneshot import SandwichStrategy
-from .strategies.sampling import FairSampler, ParamsSampler, PoolSampler, UniformSampler, strict_fair_sampler
+from .strategies.sampling import (
+    FairSampler,
+    MacsBinsSampler,
+    ParamsSampler,
+    PoolSampler,
+    UniformSampler,
+    strict_fair_sampler,
+)
 from .strategies.steps import label_step, multi_path_step, pool_distillation_step, sandwich_step
 from .supernet.active import active_subnet
 from .supernet.checkpoint import load_supernet, save_supernet
@@ -38,8 +47,10 @@ __all__ = [
     "ArchError",
     "ChainSpace",
     "Domain",
+    "EfficientCifarSpace",
     "FairSampler",
     "InputError",
+    "MacsBinsSampler",
     "ParamsSampler",
     "PoolSampler",
     "RankJob",
@@ -52,6 +63,8 @@ __all__ = [
     "ScoreJob",
     "Scoring",
     "Sharing",
+    "SposCifarSpace",
+    "StudyJob",
     "TrainJob",
     "TrainingRun",
     "UniformSampler",

@@ -233,8 +233,9 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         phase.optimization.check_warm_up(len(images))
     torch.manual_seed(job.seed)
     space = job.system.make_space(images.shape)
+    _check_macs_bins(job.recipe, space)
     val = test.first(min(job.val_images, len(test)))
-    settings = job.settings() | job.data.settings() | images.identity()
+    settings = job.settings() | job.data.settings(train=True) | images.identity()
     settings |= {"images": len(images), "val_images": len(val)}
     about: dict[str, Json] = {}
     if job.weights is not None:
@@ -262,6 +263,18 @@ def train(job: TrainJob, *, progress: ShowProgress = silent, write: Callable[[st
         run = _run_of(job, settings, about, progress=progress, write=write)
         _train_and_save(job, space, images.to(place), val.to(place), run, pools)
     return path
+
+
+def _check_macs_bins(recipe: Recipe, space: ModelSpace) -> None:
+    """See that there are archs in the bins of MACs that a recipe draws from."""
+    import torch
+
+    from nni_nas_consistency.spaces.hub import domain_of
+    from nni_nas_consistency.training.supernet import macs_of, sampler_of
+
+    for phase in recipe.phases:
+        if phase.sampling == "macs-bins":
+            sampler_of(phase, domain_of(space), torch.Generator(), macs=macs_of(space))
 
 
 def _run_of(
@@ -473,7 +486,7 @@ class ScoreJob:
         views |= {"flip": True} if self.flip else {}
         views |= {"images_file": self.images_file.name} if self.images_file else {}
         made_from: dict[str, Json] = {"space": self.system.space, "checkpoint": checkpoint, "list": self.archs.name}
-        settings: dict[str, Json] = {**self.data.settings(), "images": images}
+        settings: dict[str, Json] = {**self.data.settings(train=False), "images": images}
         return made_from | settings | views | {"batch_size": self.batch_size, "precision": self.precision}
 
 
@@ -862,6 +875,7 @@ class StandaloneJob:
         optimization: Optimizer and schedule.
         seeds: Train every arch with seeds 0 … seeds − 1.
         limit: Train the first so many archs.
+        train_images: Use the first so many training images.
         overwrite: Whether what `out` holds of other settings is deleted first.
         data_root: Folder that holds the data set.
         download: Whether the data set may be fetched into it.
@@ -879,6 +893,7 @@ class StandaloneJob:
     optimization: Optimization
     seeds: int = 1
     limit: int | None = None
+    train_images: int | None = None
     overwrite: bool = False
     data_root: Path | None = None
     download: bool = False
@@ -902,10 +917,15 @@ def train_standalone(
     archs = first_archs(job.archs, job.system, job.limit) if isinstance(job.archs, Path) else {"arch1": job.archs}
 
     with _importing():
+        import torch
+
+        from nni_nas_consistency.training.alone import MixedPrecision
         from nni_nas_consistency.training.reference import train_references
 
     place = device_of(job.device)
+    MixedPrecision.of(job.precision, torch.device(place))
     images = job.data.training_images(job.data_root, download=job.download)
+    images = images if job.train_images is None else images.first(job.train_images)
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),
@@ -919,7 +939,7 @@ def train_standalone(
         seeds=job.seeds,
         folder=job.out,
         about=dict(job.provenance),
-        identity={"space": job.system.space, **job.data.settings(), **images.identity()},
+        identity={"space": job.system.space, **job.data.settings(train=True), **images.identity()},
         init=job.system.init,
         overwrite=job.overwrite,
         progress=progress,
@@ -1525,7 +1545,7 @@ def search(job: SearchJob, *, progress: ShowProgress = silent) -> Searched:
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     test = test if job.images is None else test.first(job.images)
     supernet, about = load_trained(job.system, job.checkpoint, test.shape)
-    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings()}
+    provenance: dict[str, Json] = {"space": job.system.space, "checkpoint": about, **job.data.settings(train=False)}
     provenance |= job.settings()
     if job.max_latency_ms is not None:
         provenance["latency"] = asdict(_latency_setup(job, place))
@@ -1919,7 +1939,7 @@ def fit(
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     images = images if job.train_images is None else images.first(job.train_images)
     job.optimization.check_warm_up(len(images))
-    settings = job.settings() | job.data.settings() | images.identity() | from_weights
+    settings = job.settings() | job.data.settings(train=True) | images.identity() | from_weights
     settings |= {"images": len(images), "image_size": side}
     torch.manual_seed(job.seed)
     path = job.out / "network.safetensors"

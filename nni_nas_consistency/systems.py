@@ -183,10 +183,16 @@ class DataSet:
 
         return image_files(root.expanduser(), self.folder, self.shape[0], train=True)
 
-    def settings(self) -> dict[str, Json]:
-        """Return what decides the images that are seen, besides those of the folder."""
+    def settings(self, *, train: bool) -> dict[str, Json]:
+        """Return what decides the images that are seen, besides those of the folder.
+
+        Args:
+            train: Whether images are trained on.
+        """
         own: dict[str, Json] = {"data": self.name}
-        return own if self.folder is None else {**own, "shape": list(self.shape), **self.folder.settings()}
+        if self.folder is None:
+            return own
+        return {**own, "shape": list(self.shape), **self.folder.settings(train=train)}
 
 
 def _cifar100(root: Path, *, train: bool, download: bool) -> Images:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bad_inputs_search import rows as search_rows
+from bad_inputs_spos import rows as spos_rows
 from damages import (
     Damage,
     Malice,
@@ -61,9 +62,9 @@ class BadInput:
 
     @property
     def verb(self):
-        """The first word, and the second of `archs` and `images`."""
+        """The first word, and the second of `archs`, `images` and `spaces`."""
         words = self.words.split()
-        return " ".join(words[: 2 if words[:1] in (["archs"], ["images"]) else 1])
+        return " ".join(words[: 2 if words[:1] in (["archs"], ["images"], ["spaces"]) else 1])
 
 
 SCORE = "score --checkpoint supernet.safetensors --archs list.json --images 50 --device cpu --out out.json"
@@ -1595,4 +1596,5 @@ BAD_INPUTS = [
     *FAILING,
     *ENSEMBLES,
     *search_rows(BadInput),
+    *spos_rows(BadInput),
 ]

@@ -189,6 +189,19 @@ DAMAGED += [
 ]
 
 
+ROWS += [
+    ("no such verb of spaces", "spaces exprot", ("No such command 'exprot'", "spaces --help")),
+    ("a word after spaces export", "spaces export digits", ("(digits)", "spaces export --help")),
+    ("export of no space", "spaces export --space darts", ("'darts'", "'resnet20'")),
+    ("export into no folder", "spaces export --out no/space.json", ("there is no folder no",)),
+    ("export over a file", "spaces export --out list.json", ("list.json: holds something else", "--overwrite it")),
+    ("spaces export --overwrite=yes", "spaces export --overwrite=yes", ("'--overwrite' does not take a value",)),
+]
+DAMAGED += [
+    ("export over a folder", "spaces export --out f", ("f: is a folder",), folder("f")),
+]
+
+
 def rows(bad_input):
     """Return the rows, made with the class of the table."""
     plain = [bad_input(name, words, said) for name, words, said in ROWS]

@@ -1,6 +1,6 @@
 """Bad inputs of studies; the rows join the table of `bad_inputs.py`, which imports this last."""
 
-from bad_inputs import HUGE, LONG_NAME, PLACES, BadInput
+from bad_inputs import HUGE, LONG_NAME, PLACES, TRAIN, BadInput
 from damages import folder, several, written
 
 FEW = "--epochs 2 --train-images 256 --limit 4 --images 20 --seeds 1 --device cpu"
@@ -85,6 +85,14 @@ WORDS += [
     BadInput(f"study {flag}=yes", f"{STUDY} {flag}=yes", (f"'{flag}' does not take a value",))
     for flag in ("--show", "--json", "--overwrite", "--download")
 ]
+
+WORDS.append(
+    BadInput(
+        "one sampled arch that would teach nobody",
+        f"{TRAIN} --n 1 --set rule=sampled-teacher",
+        ("n is 1; rule 'sampled-teacher' needs at least 2 archs per step", "--set distill_from=never"),
+    )
+)
 
 FOLDERS = [
     BadInput("a study whose folder is a file", f"{STUDY} --out list.json", ("list.json: is no folder",)),

@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ASSETS = Path(str(files("nni_nas_consistency"))) / "assets"
 README = (ROOT / "README.md").read_text()
 MEASURED_PAGE = (ROOT / "docs" / "measured.md").read_text()
+SPEED_PAGE = (ROOT / "docs" / "speed.md").read_text()
+BENCHMARK_PAGE = (ROOT / "docs" / "benchmark.md").read_text()
+HOW_TO_READ = (ROOT / "docs" / "tutorials" / "rank-report.md").read_text()
 SHIPPED = json.loads((ASSETS / "resnet20-cifar100.json").read_text())
 MEASURED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "measured").glob("*.json"))}
 BENCHMARKS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
@@ -36,28 +39,37 @@ def minutes(seconds):
     return f"{seconds / 60:.0f} min"
 
 
-def test_the_quickstart_table_of_the_readme_is_the_committed_report():
+@pytest.mark.parametrize("page", [README, HOW_TO_READ], ids=["README", "rank-report"])
+def test_the_quickstart_table_is_the_committed_report(page):
     report = json.loads((ROOT / "docs" / "quickstart.json").read_text())
     for name in MEASURES:
         columns = [report["consistency"][name], *(baseline[name] for baseline in report["baselines"].values())]
         shown = [f"{column['value']:.4f} [{column['low']:.4f}, {column['high']:.4f}]" for column in columns]
-        assert f"{name:<11}{'   '.join(shown)}\n" in README
+        assert f"{name:<11}{'   '.join(shown)}\n" in page
 
 
-def test_the_readme_tells_how_the_embedded_benchmark_was_made():
+def test_a_page_tells_how_the_embedded_benchmark_was_made():
     about = json.loads((ASSETS / "digits" / "about.json").read_text())
-    section = README[README.index("## The embedded benchmark") :]
-    assert about["command"] in section
-    assert f"{about['seeds']} seeds" in section
-    assert f"{about['split_half_kendall_tau']:.2f}" in section
+    assert about["command"] in BENCHMARK_PAGE
+    assert f"{about['seeds']} seeds" in BENCHMARK_PAGE
+    for page in (BENCHMARK_PAGE, HOW_TO_READ):
+        assert f"{about['split_half_kendall_tau']:.2f}" in page
 
 
-@pytest.mark.parametrize("page", [README, MEASURED_PAGE], ids=["README", "measured"])
-def test_the_table_of_results_is_the_report_of_the_shipped_supernet(page):
+def test_the_table_of_results_is_the_report_of_the_shipped_supernet():
     for column in SHIPPED["consistency"].values():
-        assert f"| {cells(column['pearson'])} | {cells(column['kendall'])} | 300 |" in page
+        assert f"| {cells(column['pearson'])} | {cells(column['kendall'])} | 300 |" in MEASURED_PAGE
     trained = sum(about["seconds"] for about in trainings(SHIPPED["training"]))
-    assert f"| {minutes(trained)} | {minutes(SHIPPED['scoring_seconds'])} |" in page
+    assert f"| {minutes(trained)} | {minutes(SHIPPED['scoring_seconds'])} |" in MEASURED_PAGE
+
+
+def test_the_readme_has_the_figures_of_the_shipped_supernet_and_of_counting_parameters():
+    text = " ".join(README.split())
+    scores, params = (SHIPPED["consistency"][name] for name in ("scores", "params"))
+    assert f"a Kendall tau of {cells(scores['kendall'])} and a Pearson of {cells(scores['pearson'])}" in text
+    assert f"reaches {params['kendall']['value']:.3f} and {params['pearson']['value']:.3f}" in text
+    seconds = sum(about["seconds"] for about in trainings(SHIPPED["training"]))
+    assert f"trained for {seconds / 60:.0f} minutes" in text
 
 
 def test_the_shipped_supernet_is_ahead_of_params_and_macs_by_all_three_correlations():
@@ -97,10 +109,10 @@ def test_every_correlation_of_the_page_is_in_a_committed_file():
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
-def test_the_readme_quotes_the_speedups_of_the_benchmarks(name):
+def test_the_page_on_speed_quotes_the_speedups_of_the_benchmarks(name):
     speedups = {key: value for key, value in BENCHMARKS[name]["figures"].items() if key.startswith("speedup")}
     for key, value in speedups.items():
-        assert re.search(rf"(?<![\d.]){value:.1f}×", README), key
+        assert re.search(rf"(?<![\d.]){value:.1f}×", SPEED_PAGE), key
 
 
 @pytest.mark.parametrize("count", [256, 512, 1024, 2048, 4096])

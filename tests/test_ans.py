@@ -1,6 +1,7 @@
 """Recipe ans: five phases, pools, distillation on a pool, and training that begins with a later phase."""
 
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -134,15 +135,28 @@ def killed_after(steps):
     return show
 
 
-@pytest.mark.parametrize("steps", [3 * 3, 3 * 3 + 2], ids=["at its beginning", "within it"])
-def test_a_run_that_was_killed_in_phase_3_goes_on_to_the_same_weights(whole, tmp_path, steps):
-    with pytest.raises(Killed):
-        jobs.train(job_in(tmp_path), progress=killed_after(steps + 1), write=silent)
-    assert not (tmp_path / "supernet.safetensors").exists() and not (tmp_path / "phase4").exists()
+def goes_on_to_the_end(whole, folder):
+    """Return whether a run goes on with phase 3, and ends with the weights of one that was not killed."""
+    assert not (folder / "supernet.safetensors").exists() and not (folder / "phase4").exists()
     lines = []
-    jobs.train(job_in(tmp_path), write=lines.append)
-    assert [line.partition("  ")[0] for line in lines] == ["epoch 1/1 of phase 3", "epoch 1/1 of phase 4"]
-    assert same_weights(whole / "supernet.safetensors", tmp_path / "supernet.safetensors")
+    jobs.train(job_in(folder), write=lines.append)
+    trained = [line.partition("  ")[0] for line in lines] == ["epoch 1/1 of phase 3", "epoch 1/1 of phase 4"]
+    return trained and same_weights(whole / "supernet.safetensors", folder / "supernet.safetensors")
+
+
+def test_a_run_that_was_killed_within_phase_3_goes_on_to_the_same_weights(whole, tmp_path):
+    with pytest.raises(Killed):
+        jobs.train(job_in(tmp_path), progress=killed_after(3 * 3 + 2), write=silent)
+    assert torch.load(tmp_path / "phase3" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+    assert goes_on_to_the_end(whole, tmp_path)
+
+
+def test_a_run_that_was_killed_between_two_phases_goes_on_to_the_same_weights(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for phase in ("phase3", "phase4"):
+        shutil.rmtree(tmp_path / phase)
+    (tmp_path / "supernet.safetensors").unlink()
+    assert goes_on_to_the_end(whole, tmp_path)
 
 
 def test_each_phase_keeps_its_end_and_moves_the_weights(whole):

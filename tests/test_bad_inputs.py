@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,10 @@ from nni_nas_consistency.supernet.checkpoint import save_network
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import AUTOFORMER_TOY, CVPR2022
 from nni_nas_consistency.training.alone import plain_network
+
+ERRORS_PAGE = (Path(__file__).resolve().parents[1] / "docs" / "errors.md").read_text()
+ON_THE_PAGE = re.findall(r"^\| (?:`+)(.+?) ?(?:`+) \| .+ <!-- (.+) --> \|$", ERRORS_PAGE, re.MULTILINE)
+"""Each message of docs/errors.md, and the name of the row of BAD_INPUTS that brings it about."""
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +148,20 @@ def test_a_bad_input_is_refused_in_one_line_before_work_begins_and_leaves_nothin
     assert error.startswith("error: ") and error.isprintable() and "Traceback" not in err
     for phrase in row.said:
         assert phrase in error
+    for message in [message for message, name in ON_THE_PAGE if name == row.name]:
+        assert re.fullmatch(f"error: {pattern_of(message)}", error), "docs/errors.md says something else"
     if row.code == 2:
         assert not others and contents(folder) == before
+
+
+def pattern_of(message):
+    """Return a message of docs/errors.md as a regular expression; `…` stands for any text."""
+    return ".*".join(map(re.escape, message.split("…")))
+
+
+def test_every_line_of_the_page_of_errors_has_a_row_that_brings_it_about():
+    assert len(ON_THE_PAGE) == len(re.findall(r"^\| `", ERRORS_PAGE, re.MULTILINE)) > 150
+    assert {name for _, name in ON_THE_PAGE} <= {row.name for row in BAD_INPUTS}
 
 
 def test_names_that_are_odd_but_possible_are_no_bad_input(folder, monkeypatch):

@@ -288,7 +288,7 @@ def test_a_list_is_sampled_and_checked(tmp_path):
     )
 
 
-def test_folders_of_images_cannot_be_read_yet(tmp_path):
+def test_imagenet_is_a_folder_that_has_to_be_named_and_to_be_one_of_images(tmp_path):
     words = ("--checkpoint", trained(tmp_path), "--archs", write_list(tmp_path / "list.json", [RELEASED.largest]))
     error = run("standalone", "--space", "resnet48", *words[2:], "--out", tmp_path / "alone", code=2).error
     assert "imagenet needs --data-root" in error

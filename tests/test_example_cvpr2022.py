@@ -25,7 +25,8 @@ from nni_nas_consistency.images import datasets
 from nni_nas_consistency.images.datasets import Images
 from nni_nas_consistency.strategies import oneshot
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cvpr2022"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples" / "cvpr2022"
 README = (EXAMPLE / "README.md").read_text()
 SMALL, IMAGENET = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [shlex.split(line) for line in SMALL.splitlines()]
@@ -33,6 +34,8 @@ LIST = "CVPR_2022_NAS_Track1_test.json"
 SHORTER = {"--limit": "9", "--epochs": "1", "--side": "8", "--val-images": "6", "--batch-size": "4"}
 SHORTER["--precision"] = "32-true"  # in bf16, torch 2.12 leaves gradients unset that 3×3 kernels have on 1×1 features
 """What follows an option, in place of what the example has."""
+
+MEASURES = ("pearson", "kendall")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,9 @@ def test_the_commands_for_imagenet_have_words_that_the_command_line_takes(done, 
     Path("imagenet").mkdir()
     commands = [line.partition("nni-consistency ")[2].replace("$i", "1").rstrip(" &") for line in IMAGENET.splitlines()]
     train, score = (shlex.split(command) for command in commands if command)
-    assert "neither train nor val" in run(*train, code=2).error
+    place = train.index("--devices")  # starts this program once more for each, by its command line
+    assert train[place + 1] == "4"
+    assert "neither train nor val" in run(*train[:place], *train[place + 2 :], code=2).error
     assert "runs/cvpr2022/imagenet/supernet.safetensors: cannot be read" in run(*score, code=2).error
 
 
@@ -119,6 +124,35 @@ def test_the_expected_cost_is_what_the_script_computes(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cost.py"])
     runpy.run_path(str(EXAMPLE / "cost.py"), run_name="__main__")
     assert f"```text\n{capsys.readouterr().out}```" in README
+
+
+def test_images_are_chosen_searched_on_and_held_out_of_the_same_folder(done, monkeypatch):
+    monkeypatch.chdir(done[0])
+    keep_nni_in(done[0], monkeypatch)
+    trained = ("--checkpoint", "runs/cvpr2022/supernet/supernet.safetensors", "--data-root", "runs/cvpr2022/images")
+    few = ("--archs-scored", 4, "--count", 12, "--batch-size", 4)
+    run("images", "choose", *trained, "--archs", LIST, *few, "--out", "chosen.json")
+    scored = ("--archs", LIST, "--limit", 4, "--batch-size", 4)
+    run("score", *trained, *scored, "--images-file", "chosen.json", "--out", "chosen-scores.json")
+    run(
+        "score", *trained, *scored, "--val-fraction", 0.25, "--workers", 0, "--cache", "cache", "--out", "held-out.json"
+    )
+    found = [read_scores(Path(name), RESNET48_CODEC).provenance for name in ("chosen-scores.json", "held-out.json")]
+    assert [provenance["images"] for provenance in found] == [12, 6] and found[1]["val_fraction"] == 0.25
+    assert [path.name.split("-")[0] for path in Path("cache").glob("*.json")] == ["held"]
+    run("search", *trained, "--images", 8, "--trials", 3, "--population", 2, "--out", "searched.json")
+    assert read_scores(Path("searched.json"), RESNET48_CODEC).provenance["shape"] == [3, 3, 8]
+
+
+def test_the_measured_page_quotes_its_report():
+    page = (ROOT / "docs" / "measured-2022.md").read_text()
+    report = json.loads((ROOT / "docs" / "measured" / "cvpr2022" / "report.json").read_text())
+    for name, column in {"supernet, recipe": report["consistency"], **report["baselines"]}.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name}")]
+        found = [f"{column[of]['value']:.3f} [{column[of]['low']:.3f}, {column[of]['high']:.3f}]" for of in MEASURES]
+        assert row.endswith(f"| {' | '.join(found)} | {column['n']} |")
+    accuracies = [arch["reference"] for arch in report["archs"]]
+    assert f"from {min(accuracies):.3f} to {max(accuracies):.3f}" in page
 
 
 def test_a_killed_training_on_a_folder_ends_with_the_same_weights(done, monkeypatch):

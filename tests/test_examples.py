@@ -1,24 +1,18 @@
 """The examples, run to the end as a reader would run them, on small data."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-import requests
 import torch
 import yaml
-from helpers import free_port, listening_addresses, random_archs, tiny_supernet, wait_for
+from helpers import random_archs, tiny_supernet, wait_for
+from nnictl_runs import get, nnictl_experiment
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.archs.codecs import DIGITS_CODEC
 from nni_nas_consistency.files.arch_lists import Entry, write_released
 from nni_nas_consistency.files.score_files import read_scores
-from nni_nas_consistency.nni3.workarounds import localhost_only
 from nni_nas_consistency.scoring.arch_list import Shard, segments_of
 from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.systems import DIGITS_8, EMBEDDED_BENCHMARK
@@ -80,44 +74,6 @@ def search_in(folder, shards):
     path = folder / "search.yml"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-@contextmanager
-def nnictl_experiment(config, home):
-    """Run nnictl with a configuration, give the address of its manager, and leave no process of it behind."""
-    port = free_port()
-    with localhost_only():
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"HOME": str(home), "PATH": programs, "OMP_NUM_THREADS": "1"}
-    command = ["nnictl", "create", "--config", config, "--port", str(port)]
-    try:
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=120)
-        assert listening_addresses(port) == {"127.0.0.1"}
-        yield f"http://127.0.0.1:{port}/api/v1/nni"
-    finally:
-        stop_experiments(home, environment)
-
-
-def stop_experiments(home, environment):
-    """Stop what nnictl has started from a home folder."""
-    manifest = home / "nni-experiments" / ".experiment"
-    started = json.loads(manifest.read_text()) if manifest.exists() else {}
-    managers = [psutil.Process(each["pid"]) for each in started.values() if psutil.pid_exists(each["pid"])]
-    processes = managers + [child for manager in managers for child in manager.children(recursive=True)]
-    try:
-        for name in started:
-            subprocess.run(["nnictl", "stop", name], env=environment, stdout=subprocess.DEVNULL, timeout=90)
-    finally:
-        _, left = psutil.wait_procs(processes, timeout=20)
-        for process in left:
-            process.kill()
-    assert not left, f"{left} outlived nnictl stop"
-
-
-def get(api, what):
-    answer = requests.get(f"{api}/{what}", timeout=20)
-    answer.raise_for_status()
-    return answer.json()
 
 
 def results(trials, metrics):

@@ -1,4 +1,7 @@
-"""The README does what it says: commands, make targets, verbs, links and Python. Its numbers: tests/docs_check.py."""
+"""README and the pages of docs do what they say: commands, make targets, verbs, links, Python, API reference.
+
+Their numbers: tests/docs_check.py. The tutorials, which run from the first line to the last: tests/test_tutorials.py.
+"""
 
 import re
 import shlex
@@ -12,13 +15,26 @@ from nni_nas_consistency.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
-OURS = [line for line in COMMANDS if line.startswith("nni-consistency")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NNI_IS_CALLED = "nni-consistency nnictl"
 
 
-@pytest.mark.parametrize("line", OURS)
-def test_every_command_of_the_readme_has_words_that_the_command_line_takes(line):
+def blocks_of(page):
+    """Return language and text of every block of code."""
+    return re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands_of(page):
+    texts = [text.replace("\\\n", " ") for kind, text in blocks_of(page) if kind == "bash"]
+    return [line for text in texts for line in text.splitlines() if line.strip()]
+
+
+COMMANDS = [line for page in PAGES for line in commands_of(page)]
+OURS = [line for line in COMMANDS if line.startswith("nni-consistency") and not line.startswith(NNI_IS_CALLED)]
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(OURS))
+def test_every_command_of_readme_and_docs_has_words_that_the_command_line_takes(line):
     words = shlex.split(line, comments=True)[1:]
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
@@ -32,21 +48,21 @@ def test_every_command_of_the_readme_has_words_that_the_command_line_takes(line)
         command.make_context(command.name, [*words, "--no-such-word"])
 
 
-def test_every_make_target_of_the_readme_exists():
+def test_every_make_target_of_readme_and_docs_exists():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {shlex.split(line, comments=True)[1] for line in COMMANDS if line.startswith("make ")}
     assert named == {"quickstart", "test", "reproduce"} and named <= targets
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_python_of_the_page_on_python_runs(tmp_path, monkeypatch):
     keep_nni_in(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    (code,) = [text for kind, text in BLOCKS if kind == "python"]
+    (code,) = [text for kind, text in blocks_of(ROOT / "docs" / "python.md") if kind == "python"]
     shortened = code.replace("EMBEDDED.phases[0]", "EMBEDDED.for_epochs(1).phases[0]")
     shortened = shortened.replace("digits(train=True)", "digits(train=True).first(192)")
     assert shortened.count("for_epochs(1)") == shortened.count("first(192)") == 1
     names = {}
-    exec(compile(shortened, "README.md", "exec"), names)
+    exec(compile(shortened, "python.md", "exec"), names)
     weights, space = names["weights"], names["space"]
     assert weights["links.19.linear.weight"].shape == (10, 1)
     space.freeze(space.sample(space.smallest)).load_state_dict(weights, strict=True)
@@ -57,8 +73,17 @@ def test_the_verbs_of_the_readme_are_those_of_the_command_line():
     assert verbs == set(typer.main.get_command(app).commands)
 
 
-def test_links_of_the_readme_lead_somewhere():
-    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
-    assert targets
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     for target in targets:
-        assert (ROOT / target).exists(), target
+        assert (page.parent / target).exists(), target
+
+
+def test_every_public_name_has_a_docstring_that_the_api_reference_shows():
+    griffe = pytest.importorskip("griffe", reason="the reference is made with griffe: pip install '.[docs]'")
+    package = griffe.load("nni_nas_consistency", search_paths=[ROOT], resolve_aliases=True)
+    assert len(package.exports) > 40
+    for name in package.exports:
+        assert package[name].final_target.docstring is not None, name
+    assert "::: nni_nas_consistency\n" in (ROOT / "docs" / "api.md").read_text()

@@ -351,3 +351,20 @@ def test_the_reference_of_a_study_binds_its_folder(done, tmp_path):
 def test_the_baseline_of_a_file_may_be_any_setting(tmp_path):
     (tmp_path / "own.yml").write_text(SETTINGS.replace("baseline: loss", "baseline: running"))
     assert read_settings(tmp_path / "own.yml").baseline == "running"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system [touch made]",
+        "&a [*a]",
+        "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" if i else "a0: &a0 x" for i in range(12)]),
+    ],
+    ids=["a call", "a loop", "a billion laughs"],
+)
+def test_a_file_of_settings_makes_nothing_and_takes_no_time(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yml").write_text(text)
+    with pytest.raises(InputError, match="^own.yml: "):
+        read_settings(Path("own.yml"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "own.yml"]

@@ -376,7 +376,10 @@ def resnet20_codec(space: str, width_unit: int = 4) -> WidthCodec:
 
 
 RESNET20_CODEC = resnet20_codec("resnet20")
+"""Codes of CVPR 2021 track 1: twenty widths, such as `16-12-…`."""
 DIGITS_CODEC = resnet20_codec("digits", width_unit=1)
+"""Codes of the embedded benchmark: the same with widths of 1 to 16."""
 RESNET48_CODEC = DigitCodec(
     "resnet48", ((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 5)), (1, 2, 3, 4, 5, 6, 7)
 )
+"""Codes of CVPR 2022 track 1: four depths, then a digit for every ratio."""

@@ -57,6 +57,10 @@ def standalone(
         list[str] | None,
         typer.Option("--set", help="Change a setting: NAME=VALUE, such as batch_size=1024; repeatable."),
     ] = None,
+    train_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on the first N training images only; at most as many as there are."),
+    ] = None,
     precision: Annotated[
         AlonePrecision,
         typer.Option(help="Precision of the convolutions, as Lightning names it; 16-mixed is for GPUs."),
@@ -81,6 +85,7 @@ def standalone(
         workers=workers,
     )
     system, data_set = parse.system_and_data(space, data, folder=folder)
+    data_set.check_count("--train-images", train_images, train=True)
     loss, augmentation, others = parse.loss_and_augmentation_of(system, data_set, changes or [])
     job = jobs.StandaloneJob(
         system,
@@ -90,6 +95,7 @@ def standalone(
         parse.optimization_of(system, epochs, others),
         seeds=seeds,
         limit=limit,
+        train_images=train_images,
         overwrite=overwrite,
         data_root=data_root,
         download=download,

@@ -91,14 +91,21 @@ class FolderOptions:
         """Whether test images are some of those in `train`."""
         return self.val_fraction is not None or self.val_files is not None
 
-    def settings(self) -> dict[str, Json]:
-        """Return what decides the images that are seen: not where they are kept, nor what decodes them."""
+    def settings(self, *, train: bool) -> dict[str, Json]:
+        """Return what decides the images that are seen: not where they are kept, nor what decodes them.
+
+        Args:
+            train: Whether images are trained on; test images have no random crops.
+        """
         held_out: dict[str, Json] = {}
         if self.val_fraction is not None:
             held_out["val_fraction"] = self.val_fraction
         if self.val_files is not None:
             held_out["val_files"] = hashlib.sha256("\n".join(read_file_list(self.val_files)).encode()).hexdigest()
-        return {**asdict(self.resizing), **held_out}
+        resizing: dict[str, Json] = asdict(self.resizing)
+        if not train:
+            del resizing["smallest_crop"]
+        return resizing | held_out
 
     def check(self, root: Path, name: str, classes: int) -> None:
         """See that a folder has the classes of a data set, and that held-out images are named; no image is looked at.

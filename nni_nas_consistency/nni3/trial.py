@@ -23,8 +23,8 @@ from nni_nas_consistency.supernet.extract import sub_state_dict
 def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoint: str | None = None) -> float:
     """Score the subnet of a trial with the weights of a trained supernet; for NNI's `FunctionalEvaluator`.
 
-    Reports the mean score so far as an intermediate result after every batch, and the score as the final result; higher
-    is better. For example
+    Reports the mean score so far as an intermediate result after every batch, and the score as the final result, with
+    the code of the arch that it belongs to; higher is better. For example
     `FunctionalEvaluator(score_subnet, scoring=lambda: image_scoring(digits(train=False), DIGITS_TEST), checkpoint=…)`.
 
     Args:
@@ -54,7 +54,8 @@ def score_subnet(model: ChainSpace, *, scoring: Callable[[], Scoring], checkpoin
         nni.report_intermediate_result(so_far.of(how.metric))
 
     score = score_network(model, how, report=report).of(how.metric)
-    nni.report_final_result(score)
+    code = None if model.frozen_arch is None else model.frozen_arch.code
+    nni.report_final_result(score if code is None else {"default": score, "arch": code})
     return score
 
 

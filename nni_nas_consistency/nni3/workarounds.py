@@ -14,16 +14,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 import torch
 from nni import trial as nni_trial
+from nni.experiment import launcher
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d, MixedLinear
+from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy.evolution import Individual
+from nni.runtime.tuner_command_channel import TunerCommandChannel
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from nni_nas_consistency.errors import InputError, Terminated
@@ -41,6 +46,9 @@ CHECKPOINT_TYPES: tuple[Any, ...] = (
 
 REPORTS = "NNI_NAS_CONSISTENCY_REPORTS"
 """Environment variable with the address to which trials of other machines report; assets/localhost.js reads it."""
+
+MANAGER_SECONDS = 60
+"""How long a manager may take to answer."""
 
 WEB_PAGE = "Web portal URLs:"
 """How NNI's line about the addresses of its web page begins."""
@@ -216,6 +224,68 @@ def _set_environment(variables: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
+def unknown_commands_passed_over() -> Iterator[None]:
+    """Let an experiment that is resumed with NNI's manager go on listening to it.
+
+    The manager begins with the results of earlier trials, a command that NNI's own listener does not know: its thread
+    ends by a ValueError, and the experiment waits for ever. Can go with
+    `test_nnis_listener_ends_at_the_first_command_of_a_resumed_manager` (tests/test_survive.py).
+    """
+    before = TunerCommandChannel.receive
+
+    @functools.wraps(before)
+    def receive(self: TunerCommandChannel) -> Any:
+        while True:
+            try:
+                return before(self)
+            except ValueError as error:
+                if not str(error).startswith("Unknown command type"):
+                    raise
+
+    TunerCommandChannel.receive = receive
+    try:
+        yield
+    finally:
+        TunerCommandChannel.receive = before
+
+
+@contextmanager
+def copied_samples() -> Iterator[None]:
+    """Let every model of an experiment in this process have a sample of its own.
+
+    NNI's models of format `raw` keep the dict that they are frozen with, which `GridSearch` goes on to change: all its
+    trials ran one arch, or none. Can go with `test_nnis_grid_search_submits_one_sample_again_and_again`
+    (tests/test_every_strategy.py).
+    """
+    before = RawFormatModelSpace.freeze
+
+    @functools.wraps(before)
+    def freeze(self: RawFormatModelSpace, sample: Mapping[str, Any]) -> RawFormatModelSpace:
+        return before(self, dict(sample))
+
+    RawFormatModelSpace.freeze = freeze
+    try:
+        yield
+    finally:
+        RawFormatModelSpace.freeze = before
+
+
+@contextmanager
+def patient_start() -> Iterator[None]:
+    """Let an NNI manager that is started inside the block take a minute to answer.
+
+    NNI gives it three seconds, and on a busy machine takes the page that its server has by then for the answer. Can go
+    with `test_a_manager_that_takes_its_time_is_waited_for` (tests/test_survive.py).
+    """
+    before = launcher._check_rest_server
+    launcher._check_rest_server = functools.partial(before, retry=MANAGER_SECONDS)
+    try:
+        yield
+    finally:
+        launcher._check_rest_server = before
+
+
+@contextmanager
 def bound_address_only() -> Iterator[None]:
     """Let NNI print the address of its web page that `localhost_only` leaves, and not those of all interfaces.
 
@@ -292,3 +362,27 @@ def checkpoint_types_allowed() -> Iterator[None]:
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+class ManagerError(Exception):
+    """NNI's manager has ended by an error of its own."""
+
+
+@contextmanager
+def manager_told_of(experiment: str, folder: Path) -> Iterator[None]:
+    """Raise `RuntimeError`, which says how to go on, where NNI's manager dies or ends by an error.
+
+    NNI takes an experiment whose manager has ended by an error for completed. Can go with
+    `test_a_manager_that_dies_ends_the_run_with_a_line_on_how_to_go_on` (tests/test_survive.py).
+
+    Args:
+        experiment: Its identifier.
+        folder: The folder of experiments.
+    """
+    try:
+        yield
+    except (ManagerError, requests.exceptions.RequestException) as error:
+        raise RuntimeError(
+            f"NNI's manager of experiment {experiment} has ended, see {folder / experiment / 'log'}; what its trials "
+            f"have reported is kept: go on with RetiariiExperiment(…, id={experiment!r}).run_or_resume()"
+        ) from error

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nni.nas.space import ExecutableModelSpace
+from nni.nas.execution import TrainingServiceExecutionEngine
+from nni.nas.space import ExecutableModelSpace, ModelStatus
 from nni.nas.strategy.base import Strategy
 
 from nni_nas_consistency.archs.arch import Arch
 
+logger = logging.getLogger(__name__)
+
 
 class ReleasedArchs(Strategy):  # type: ignore[misc]
     """Submit a trial for every arch of a list, once, in the order of the list.
+
+    A trial that fails, because it raises, is over `max_trial_duration`, or has no device, is run once more after all
+    others, if `max_trial_number` leaves room for it.
 
     Args:
         archs: Name → arch, such as `{name: entry.arch for name, entry in read_released(file, codec).items()}`.
@@ -30,9 +38,14 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
 
     def scores(self) -> dict[str, float]:
         """Return the final result of every arch whose trial reported one, in the order of the list."""
-        metrics = {name: model.metric for name, model in self._submitted.items()}
+        metrics = {name: model.metric for name, model in dict(self._submitted).items()}
         reported = self._former | {name: float(metric) for name, metric in metrics.items() if metric is not None}
         return {name: reported[name] for name in self.archs if name in reported}
+
+    def failed(self) -> list[str]:
+        """Return the archs whose last trial ended without a result, in the order of the list."""
+        ended = {name for name, model in self._submitted.items() if _is_without_result(model)}
+        return [name for name in self.archs if name in ended]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far, for `load_state_dict`."""
@@ -43,13 +56,36 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
         self._former = dict(state["scores"])
 
     def _run(self) -> None:
+        self._submit(name for name in self.archs if name not in self._former)
+        self._wait()
+        again = self.failed()
+        if again:
+            logger.warning("%d trial(s) failed, and are run once more: %s", len(again), ", ".join(again))
+            self._submit(again)
+            self._wait()
+        for name in self.failed():
+            logger.warning("%s has no score: its trials failed", name)
+
+    def _submit(self, names: Iterable[str]) -> None:
         read_by_network = set(self.model_space.simplify())
-        for name, arch in self.archs.items():
-            if name in self._former:
-                continue
+        for name in names:
             if not self.wait_for_resource():
                 return
-            sample = {label: choice for label, choice in arch.sample.items() if label in read_by_network}
+            sample = {label: choice for label, choice in self.archs[name].sample.items() if label in read_by_network}
             model = self.model_space.freeze(sample)
             self._submitted[name] = model
             self.engine.submit_models(model)
+
+    def _wait(self) -> None:
+        """Wait until all trials have ended, or NNI's manager takes no more of them."""
+        engine = self.engine
+        while any(model.status is ModelStatus.Training for model in self._submitted.values()):
+            if not isinstance(engine, TrainingServiceExecutionEngine):
+                return
+            if engine.nodejs_binding.get_status() in ("DONE", "STOPPED", "ERROR"):
+                return
+            time.sleep(0.5)
+
+
+def _is_without_result(model: ExecutableModelSpace) -> bool:
+    return bool(model.status.completed()) and model.status is not ModelStatus.Interrupted and model.metric is None

@@ -36,7 +36,7 @@ def study_plot(table: Table, *, measure: str = "kendall", dark: bool = False) ->
 
 def _row(axes: Axes, theme: Theme, place: int, row: Row, measure: str, is_baseline: bool) -> None:
     values = [value for result in row.results if (value := result.values[measure]) is not None]
-    axes.scatter(values, [place] * len(values), s=16, alpha=0.45, color=theme.points, linewidths=0)
+    axes.scatter(values, [place] * len(values), s=16, alpha=0.6, color=theme.points, linewidths=0, zorder=4)
     mean = row.means[measure]
     if mean is None:
         return

@@ -95,7 +95,7 @@ def train_alone(
                 with mixed.autocast():
                     logits = _logits(together, images, n, mixed)
                 optimizer.zero_grad()
-                mixed.step(_mean_loss(logits, labels, loss) * n, optimizer)  # each network gets the gradient of its own
+                mixed.step(mean_loss(logits, labels, loss) * n, optimizer)  # each network gets the gradient of its own
                 schedule.step()
             if report is not None and epoch < optimization.epochs:
                 report(_accuracies(together, test, augmentation, n, mixed))
@@ -146,7 +146,7 @@ class MixedPrecision:
         self.scaler.update()
 
 
-def _mean_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+def mean_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     """Return the mean loss of all networks, from logits [B, n, K] and labels [B], or probabilities [B, K]."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits if loss.logits_scale == 1 else logits * loss.logits_scale

@@ -288,6 +288,11 @@ class Phase:
             )
         if self.sampling != "pool" and self.pool_size is not None:
             raise InputError(f"pool_size belongs to sampling=pool, not {self.sampling}; add --set pool_size=none")
+        if self.rule == "sampled-teacher" and self.distill_from is not None and self.n < 2:
+            raise InputError(
+                f"n is {self.n}; rule 'sampled-teacher' needs at least 2 archs per step, of which the first teaches: "
+                "give a larger --n, or --set distill_from=never"
+            )
         if self.rule == "sandwich" and self.n < 2:
             raise InputError(
                 f"n is {self.n}; rule 'sandwich' needs at least 2 archs per step, the largest and the smallest: give a "
@@ -614,13 +619,13 @@ SPOS_DIGITS = Recipe(
     (
         replace(
             SPOS_CIFAR.phases[0],
-            optimization=replace(SPOS_CIFAR.phases[0].optimization, batch_size=64, lr=0.1),
+            optimization=replace(SPOS_CIFAR.phases[0].optimization, epochs=60, batch_size=32, lr=0.1),
         ),
     ),
     command="nni-consistency train --space spos-digits --out runs/spos-digits",
     reached="see examples/spos_cifar",
 )
-"""Recipe spos-cifar at the size of the digits: batches of 64, and a smaller rate."""
+"""Recipe spos-cifar at the size of the digits: more epochs of smaller batches, and a smaller rate."""
 
 SCRATCH_AUTOFORMER = Optimization(
     epochs=500,
