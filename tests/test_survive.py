@@ -14,7 +14,6 @@ import pytest
 import survivor
 import torch
 from helpers import free_port, keep_nni_in, tiny_space, tiny_supernet, wait_for
-from nni.experiment import launcher
 from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent
 from nni.nas.space import ModelStatus
@@ -23,7 +22,7 @@ from nni.runtime.tuner_command_channel.command_type import CommandType
 
 from nni_nas_consistency import ReleasedArchs, RetiariiExeConfig, RetiariiExperiment
 from nni_nas_consistency.nni3.trials import TrialRecord
-from nni_nas_consistency.nni3.workarounds import patient_start, unknown_commands_passed_over
+from nni_nas_consistency.nni3.workarounds import unknown_commands_passed_over
 
 TESTS = Path(__file__).parent
 SURVIVOR = TESTS / "survivor.py"
@@ -148,24 +147,6 @@ def test_a_trial_that_fails_is_named_and_run_once_more_and_stopping_leaves_no_pr
     assert f"1 trial(s) failed: {code}" in caplog.messages
     assert run.failures() == {code: 1}
     no_process_is_left(id)
-
-
-def test_a_manager_that_takes_its_time_is_waited_for(monkeypatch):
-    asked = []
-
-    def get(port, api, prefix=None):
-        asked.append(api)
-        if len(asked) < 10:
-            raise ConnectionError
-
-    monkeypatch.setattr("nni.experiment.rest.get", get)
-    monkeypatch.setattr("nni.experiment.launcher.time.sleep", lambda seconds: None)
-    with pytest.raises(ConnectionError):
-        launcher._check_rest_server(8080)
-    assert len(asked) == 4
-    with patient_start():
-        launcher._check_rest_server(8080)
-    assert len(asked) == 10
 
 
 def test_nnis_listener_ends_at_the_first_command_of_a_resumed_manager(monkeypatch):
