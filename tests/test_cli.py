@@ -20,7 +20,7 @@ from nni_nas_consistency.supernet.checkpoint import load_supernet, weights_sha25
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import SYSTEMS
 
-VERBS = ("quickstart", "train", "score", "rank", "standalone", "search", "archs", "spaces", "doctor")
+VERBS = ("quickstart", "train", "score", "rank", "standalone", "search", "extract", "archs", "spaces", "doctor")
 
 
 @pytest.fixture(scope="module", autouse=True)

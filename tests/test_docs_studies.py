@@ -33,7 +33,16 @@ def numbers_of(study):
                 values = [] if found is None else [found[key] for key in ("mean", "spread", "low", "high")]
                 numbers |= {f"{value:.3f}" for value in values}
             numbers |= {f"{run[measure]:.3f}" for run in row["runs"] if run[measure] is not None}
+            numbers |= {f"{difference:.3f}" for difference in differences(study, row, measure)}
+        numbers |= set(re.findall(r"\d+\.\d+", row["setting"]))
     return numbers | {number.lstrip("-") for number in numbers}
+
+
+def differences(study, row, measure):
+    """Return the differences of the runs of a row from those of the baseline with the same seed."""
+    (baseline,) = [each for each in study["rows"] if each["setting"] == study["baseline"]]
+    pairs = zip(row["runs"], baseline["runs"], strict=True)
+    return [own[measure] - other[measure] for own, other in pairs if None not in (own[measure], other[measure])]
 
 
 def test_the_tables_are_those_of_the_result_files(monkeypatch):

@@ -21,6 +21,7 @@ from nni_nas_consistency.systems import AUTOFORMER_TOY
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "autoformer"
 SCRIPTS = ("convert", "evaluate", "finetune", "scratch", "search")
 ARCH = TOY.arch(24, (1, 2), (2, 4))
+MEASURES = ("kendall", "pearson")
 SHORT = ("--epochs", 1, "--train-images", 64, "--val-images", 20, "--set", "warmup_epochs=0", "--device", "cpu")
 
 
@@ -99,6 +100,17 @@ def test_bad_input_is_refused_in_one_line(name, words, said):
 def test_help_tells_the_command():
     done = subprocess.run([sys.executable, FOLDER / "evaluate.py", "--help"], capture_output=True, text=True)
     assert "--weights tiny.safetensors" in done.stdout
+
+
+def test_every_figure_of_the_page_is_in_the_committed_file():
+    page, measured = (FOLDER / "README.md").read_text(), json.loads((FOLDER / "measured.json").read_text())
+    for name, column in measured["digits"]["consistency"].items():
+        cells = (f"{column[m]['value']:.3f} [{column[m]['low']:.3f}, {column[m]['high']:.3f}]" for m in MEASURES)
+        assert f"| {name} | {' | '.join(cells)} |" in page
+    for network in (measured["cifar100"]["finetuned"], measured["cifar100"]["scratch"]):
+        if "top1" in network:
+            assert f"| {network['top1']:.2%} / {network['top5']:.2%} |" in page
+    assert " /" not in json.dumps(measured).replace(' "/', " /")  # no folder of the machine
 
 
 def test_every_script_is_short_and_on_the_page():

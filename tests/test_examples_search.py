@@ -168,4 +168,4 @@ def test_nnis_tpe_searches_the_settings_of_a_training(tmp_path):
     for path, settings in zip(runs, trained, strict=True):
         scores = json.loads((path.parents[1] / "scores.json").read_text())["scores"].values()
         mean = sum(each["score"] for each in scores) / len(scores)
-        assert [final for sample, final, _ in trials if sample["lr"] == settings["lr"]] == [[mean]]
+        assert [final for sample, final, _ in trials if sample["lr"] == settings["lr"]] == [[pytest.approx(mean)]]

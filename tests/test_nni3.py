@@ -28,6 +28,7 @@ from helpers import (
     tiny_space,
     tiny_supernet,
 )
+from nni.experiment import launcher
 from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
@@ -56,7 +57,7 @@ from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3 import trial
 from nni_nas_consistency.nni3.experiment import run_in_process
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.workarounds import localhost_only, patient_start
 from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
 
 IGNORED_SERVICE = "`training_service` will be ignored for sequential execution engine."
@@ -363,6 +364,20 @@ def test_a_log_that_cannot_be_written_costs_no_traceback(tmp_path, capfd, ours):
         experiment.stop()
     assert len(logs) == 1
     assert ("--- Logging error ---" in capfd.readouterr().err) != ours
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_manager_that_is_slow_to_start_is_waited_for(monkeypatch, patient):
+    answers = iter([ConnectionError] * 6)
+
+    def get(*where):
+        if (error := next(answers, None)) is not None:
+            raise error
+
+    monkeypatch.setattr(launcher.rest, "get", get)
+    monkeypatch.setattr(launcher.time, "sleep", lambda seconds: None)
+    with patient_start() if patient else pytest.raises(ConnectionError):
+        launcher._check_rest_server(1, url_prefix=None)
 
 
 def test_localhost_only_leaves_no_variable_behind(monkeypatch):

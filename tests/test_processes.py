@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
     """A folder in which two processes have trained to the end, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
     process = started(folder)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=420)
     assert process.returncode == 0, err
     return folder / "run", out, err
 
@@ -190,7 +190,7 @@ def test_a_training_of_two_processes_that_is_killed_goes_on_to_the_same_weights(
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "supernet.safetensors").exists()
     process = started(tmp_path, "--resume")
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=420)
     assert process.returncode == 0, err
     weights, expected = (load_file(path / "supernet.safetensors") for path in (tmp_path / "run", trained[0]))
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())

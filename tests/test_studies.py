@@ -1,12 +1,15 @@
 """Studies: the same numbers as the jobs by themselves, no run twice, tables that say what was shown."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import run
+from helpers import wait_for
 from scipy import stats
 
 from nni_nas_consistency import jobs
@@ -129,6 +132,25 @@ def test_a_study_that_is_interrupted_goes_on_with_the_run_that_it_was_in(tmp_pat
     table = jobs.study(job, write=lambda line: None)
     assert len([path for path in scored if path.is_relative_to(job.out)]) == 2  # other and unshared
     assert all(len(row.results) == 1 for row in table.rows)
+
+
+def test_a_study_that_is_killed_keeps_the_runs_that_are_finished(tmp_path):
+    job = job_of(tmp_path, SETTINGS.partition("  running")[0] + "  other: {lr: 0.1}\n", seeds=3)
+    words = ["study", str(tmp_path / "toy.yml"), *map(str, FEW), "--seeds", "3", "--out", str(job.out)]
+    process = subprocess.Popen([sys.executable, "-m", "nni_nas_consistency", *words], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(list(job.out.glob("results/*/seed*.json"))) >= 2, seconds=300)
+    finally:
+        process.kill()
+        process.wait()
+    kept = {path: path.read_bytes() for path in job.out.glob("results/*/seed*.json")}
+    assert 2 <= len(kept) < 9
+    table = jobs.study(job, write=lambda line: None)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert [len(row.results) for row in table.rows] == [3, 3, 3]
+    undisturbed = jobs.study(replace(job, out=tmp_path / "undisturbed", seeds=1), write=lambda line: None)
+    for row, other in zip(table.rows, undisturbed.rows, strict=True):
+        assert row.results[0].values == other.results[0].values
 
 
 def test_a_run_that_diverges_is_a_result_that_is_told_and_not_repeated(tmp_path, monkeypatch):

@@ -240,9 +240,16 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
         check_strategy(self.model_space, self.strategy)
         if self._nni_manager_required():
             check_gpus(self.config)
-        with localhost_only(_reports_to(self.config)), bound_address_only(), patient_start():
-            with unknown_commands_passed_over(), copied_samples(), repaired_freeze(), lightning_interrupts():
-                super().start(port, debug, run_mode)
+        with (
+            localhost_only(_reports_to(self.config)),
+            patient_start(),
+            bound_address_only(),
+            unknown_commands_passed_over(),
+            copied_samples(),
+            repaired_freeze(),
+            lightning_interrupts(),
+        ):
+            super().start(port, debug, run_mode)
 
     def executable_model_factory(self, config: ModelFormatConfig) -> ExecutableModelSpace:
         """Return the space in the format of the experiment; NNI's simplified one is made readable for its web page."""
