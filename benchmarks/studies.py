@@ -3,7 +3,7 @@
     python benchmarks/studies.py runs/studies/*
 
 copies `table.json` and `study.png` of every folder, and writes between `<!-- NAME -->` and `<!-- end -->` of the page
-what the JSON holds. Without folders it only writes the tables again.
+what the JSON holds, and the figure. Without folders it only writes the tables again.
 """
 
 import json
@@ -38,7 +38,7 @@ def with_tables(page: str) -> str:
 
 
 def markdown(study: dict) -> str:
-    """Return the table of a study as Markdown."""
+    """Return the table of a study as Markdown, and its figure."""
     lines = [
         "| setting | seeds | Kendall | to baseline | | Pearson | to baseline | |",
         "|---|---|---|---|---|---|---|---|",
@@ -49,7 +49,8 @@ def markdown(study: dict) -> str:
         for measure in ("kendall", "pearson"):
             cells += [mean_of(row[measure]["mean"]), *difference_of(row, study["baseline"], measure)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    figure = f"![Kendall of each run, with the mean of each setting and its interval](studies/{study['study']}.png)"
+    return "\n".join([*lines, "", figure]) + "\n"
 
 
 def mean_of(mean: dict | None) -> str:
