@@ -2,7 +2,7 @@
 
 The score of a candidate is the mean score of archs that have it and are otherwise uniform. The candidates of a choice
 stand in the same archs, so that they differ in nothing else; with a bound on costs, only archs within it count. Single
-path one-shot search announced a shrinking and published no rule (docs/decisions/0030-shrinking.md).
+path one-shot search announced a shrinking and published no rule (docs/decisions/0029-shrinking.md).
 """
 
 from __future__ import annotations
