@@ -25,6 +25,7 @@ from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.loader import EvaluationLoader
+from nni_nas_consistency.jobs import extract_job
 from nni_nas_consistency.search.costs import nni_sample
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.supernet import take_away
@@ -307,7 +308,7 @@ def test_onnx_that_differs_is_an_error_and_nothing_is_written(tmp_path, supernet
 
 
 def test_onnx_without_its_packages_is_refused_before_work_begins(tmp_path, supernet, monkeypatch):
-    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
+    monkeypatch.setattr(extract_job, "find_spec", lambda name: None)
     error = run(*extracting("--onnx", "subnet.onnx"), code=2).error
     assert "--onnx needs onnx and onnxruntime; pip install 'nni-nas-consistency[onnx]'" in error
 

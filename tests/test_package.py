@@ -78,7 +78,6 @@ def test_at_the_root_are_only_the_rooms_and_a_few_files():
         "__init__.py",
         "__main__.py",
         "errors.py",
-        "jobs.py",
         "systems.py",
     }
 

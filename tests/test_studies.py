@@ -13,11 +13,12 @@ from helpers import wait_for
 from scipy import stats
 
 from nni_nas_consistency import jobs
-from nni_nas_consistency.cli.parse_study import study_job
+from nni_nas_consistency.cli import parse_study
 from nni_nas_consistency.errors import Diverged, InputError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
 from nni_nas_consistency.files.locks import locked
 from nni_nas_consistency.files.score_files import beside
+from nni_nas_consistency.jobs import study_job
 from nni_nas_consistency.studies.plots import study_plot
 from nni_nas_consistency.studies.report import lines
 from nni_nas_consistency.studies.results import MEASURES, Result, read_result
@@ -43,7 +44,7 @@ FEW = ("--epochs", 1, "--train-images", 64, "--limit", 6, "--images", 40, "--dev
 def job_of(folder, settings=SETTINGS, **changes):
     (folder / "toy.yml").write_text(settings)
     few = {"epochs": 1, "train_images": 64, "limit": 6, "images": 40, "device": "cpu"}
-    return study_job(str(folder / "toy.yml"), folder / "out", **(few | {"seeds": 2} | changes))
+    return parse_study.study_job(str(folder / "toy.yml"), folder / "out", **(few | {"seeds": 2} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def no_training(monkeypatch):
     def fail(*arguments, **settings):
         raise AssertionError("a run is repeated")
 
-    monkeypatch.setattr(jobs, "train", fail)
-    monkeypatch.setattr(jobs, "score", fail)
+    monkeypatch.setattr(study_job, "train", fail)
+    monkeypatch.setattr(study_job, "score", fail)
 
 
 def test_a_row_is_a_training_a_scoring_and_a_ranking_by_the_jobs_themselves(done, tmp_path):
@@ -121,14 +122,14 @@ def test_a_study_that_is_interrupted_goes_on_with_the_run_that_it_was_in(tmp_pat
                 raise KeyboardInterrupt
         return train(training, **settings)
 
-    monkeypatch.setattr(jobs, "train", killed_on_the_way)
+    monkeypatch.setattr(study_job, "train", killed_on_the_way)
     with pytest.raises(KeyboardInterrupt):
         jobs.study(job, write=lambda line: None)
     assert read_result(job.out, "loss", 0) and read_result(job.out, "accuracy", 0)
     assert read_result(job.out, "other", 0) is None
 
     scored = []
-    monkeypatch.setattr(jobs, "score", lambda scoring, **settings: (scored.append(scoring.out), score(scoring))[1])
+    monkeypatch.setattr(study_job, "score", lambda scoring, **settings: (scored.append(scoring.out), score(scoring))[1])
     table = jobs.study(job, write=lambda line: None)
     assert len([path for path in scored if path.is_relative_to(job.out)]) == 2  # other and unshared
     assert all(len(row.results) == 1 for row in table.rows)
@@ -162,7 +163,7 @@ def test_a_run_that_diverges_is_a_result_that_is_told_and_not_repeated(tmp_path,
     assert any(line.startswith("huge, seed 0: failed: ") for line in written)
     assert table.rows[2].means["kendall"] is None and "1, 1 failed" in "\n".join(lines(table))
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train", None)
+        patch.setattr(study_job, "train", None)
         assert jobs.study_run(job, "huge", 0) == huge
     assert issubclass(Diverged, RuntimeError)
 
@@ -289,7 +290,7 @@ def test_the_figure_has_every_run_and_a_mean_for_each_row():
 
 def published(name, space, **changes):
     reference = None if space == "digits" else Path("reference.json")
-    return study_job(name, None, space=space, reference=reference, **changes).study
+    return parse_study.study_job(name, None, space=space, reference=reference, **changes).study
 
 
 @pytest.mark.parametrize("space", ["digits", "resnet20"])

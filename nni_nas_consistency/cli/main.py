@@ -1,7 +1,7 @@
-"""`nni-consistency`: one file per verb. `parse.py` turns words into the values of a job, and `jobs.py` does the job.
+"""`nni-consistency`: one file per verb. `parse.py` turns words into the values of a job, and `jobs` does the job.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input (one line on standard error), 130 interrupted, 143 terminated. Torch,
-NNI and Lightning take five seconds to import; nothing here imports them, the functions of `jobs.py` do once the words
+NNI and Lightning take five seconds to import; nothing here imports them, the functions of `jobs` do once the words
 are checked.
 """
 

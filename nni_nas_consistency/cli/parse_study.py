@@ -139,7 +139,7 @@ def _reference_of(system: System, data: DataSet, reference: Path | None) -> Path
     if reference is not None:
         return reference
     if system is EMBEDDED_BENCHMARK and data is system.data:
-        return Path(jobs.__file__).parent / "assets" / "digits" / "reference.json"
+        return Path(jobs.__file__).parents[1] / "assets" / "digits" / "reference.json"
     raise InputError(
         f"there are no reference accuracies of {system.space} on {data.name} in the package; give --reference, such as "
         "what `nni-consistency standalone` writes"
