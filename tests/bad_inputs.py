@@ -67,7 +67,8 @@ class BadInput:
         return " ".join(words[: 2 if words[:1] in (["archs"], ["images"], ["spaces"]) else 1])
 
 
-SCORE = "score --checkpoint supernet.safetensors --archs list.json --images 50 --device cpu --out out.json"
+SCORE_WITH = "score --archs list.json --images 50 --device cpu --out out.json"
+SCORE = f"{SCORE_WITH} --checkpoint supernet.safetensors"
 FEW = "--n 3 --train-images 64 --val-images 20 --set warmup_steps=0 --device cpu"
 TRAIN = f"train --recipe digits --epochs 1 {FEW} --out new"
 STANDALONE = "standalone --space digits --archs list.json --epochs 1 --limit 2 --device cpu --out new"
@@ -411,7 +412,7 @@ COMBINATIONS = [
     ),
     BadInput(
         "the checkpoint of another space",
-        f"{SCORE} --checkpoint resnet20-cifar100 --space digits",
+        f"{SCORE_WITH} --checkpoint resnet20-cifar100 --space digits",
         ("resnet20-cifar100: was trained for space resnet20, not digits", "leave --space out"),
     ),
     BadInput(
@@ -421,7 +422,7 @@ COMBINATIONS = [
     ),
     BadInput(
         "a list of another space than the checkpoint",
-        f"{SCORE} --checkpoint resnet20-cifar100 --data-root .",
+        f"{SCORE_WITH} --checkpoint resnet20-cifar100 --data-root .",
         ("list.json: ", "resnet20 allows 4, 8, 12, 16"),
     ),
     BadInput("a search in another space", f"{SEARCH} --space resnet20", ("not resnet20", "leave --space out")),
@@ -525,7 +526,7 @@ READERS = [
     ("the first scores of an ensemble", ENSEMBLE.replace("scores.json", "{}", 1)),
     ("scores of an ensemble", ENSEMBLE.replace("scores.acc.json", "{}", 1)),
     ("reference accuracies", RANK.replace("reference.json", "{}")),
-    ("a checkpoint to score", f"{SCORE} --checkpoint {{}}"),
+    ("a checkpoint to score", f"{SCORE_WITH} --checkpoint {{}}"),
     ("a checkpoint to search", f"{SEARCH} --checkpoint {{}}"),
     ("weights to train on", f"{TRAIN} --weights {{}}"),
     ("an image list", f"{SCORE} --images-file {{}}"),
@@ -803,14 +804,13 @@ FILES = [
 CHECKPOINTS = [
     BadInput(
         f"a checkpoint that {what}",
-        f"{SCORE} --checkpoint bad",
+        f"{SCORE_WITH} --checkpoint bad",
         ("bad: ", *said, "train` writes one"),
         written("bad", content),
     )
     for what, content, said in FILES
 ]
 
-OF_SCORE = f"{SCORE} --checkpoint supernet.safetensors"
 NO_SPACE = ("its metadata has no text 'space'", "copy or train it again")
 NO_ABOUT = ("its metadata has no text 'about'", "copy or train it again")
 SPACE_UNREADABLE = ("'space' of its metadata is not JSON", "copy or train it again")
@@ -868,7 +868,7 @@ METADATA = [
 ]
 
 CHECKPOINTS += [
-    BadInput(f"a checkpoint {what}", OF_SCORE, ("supernet.safetensors: ", *said), damage)
+    BadInput(f"a checkpoint {what}", SCORE, ("supernet.safetensors: ", *said), damage)
     for what, damage, said in METADATA
 ]
 
@@ -904,7 +904,7 @@ DAMAGED_HEADERS = [
 ]
 
 CHECKPOINTS += [
-    BadInput(f"a checkpoint {what}", OF_SCORE, ("supernet.safetensors: ", *said), damage)
+    BadInput(f"a checkpoint {what}", SCORE, ("supernet.safetensors: ", *said), damage)
     for what, damage, said in DAMAGED_HEADERS
 ]
 
@@ -926,7 +926,7 @@ TENSORS = [
 ]
 
 CHECKPOINTS += [
-    BadInput(f"a checkpoint {what}", OF_SCORE, ("supernet.safetensors: ", *said), damage, torch=True)
+    BadInput(f"a checkpoint {what}", SCORE, ("supernet.safetensors: ", *said), damage, torch=True)
     for what, damage, said in TENSORS
 ]
 
@@ -975,14 +975,18 @@ CHECKPOINTS += [
         code=1,
         torch=True,
     ),
-    BadInput("a list as a checkpoint", f"{SCORE} --checkpoint list.json", ("list.json: is not a ",)),
-    BadInput("an unknown supernet of the package", f"{SCORE} --checkpoint resnet20-cifar10", ("resnet20-cifar100",)),
+    BadInput("a list as a checkpoint", f"{SCORE_WITH} --checkpoint list.json", ("list.json: is not a ",)),
     BadInput(
-        "a folder of a run as a checkpoint", f"{SCORE} --checkpoint run", ("run: is a folder", "supernet.safetensors")
+        "an unknown supernet of the package", f"{SCORE_WITH} --checkpoint resnet20-cifar10", ("resnet20-cifar100",)
+    ),
+    BadInput(
+        "a folder of a run as a checkpoint",
+        f"{SCORE_WITH} --checkpoint run",
+        ("run: is a folder", "supernet.safetensors"),
     ),
     BadInput(
         "a checkpoint of Lightning",
-        f"{SCORE} --checkpoint run/checkpoints/last.ckpt",
+        f"{SCORE_WITH} --checkpoint run/checkpoints/last.ckpt",
         ("last.ckpt: is not a ", "train` writes one"),
     ),
 ]
