@@ -12,8 +12,6 @@ import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bad_inputs_search import rows as search_rows
-from bad_inputs_spos import rows as spos_rows
 from damages import (
     Damage,
     Malice,
@@ -1575,18 +1573,7 @@ ENSEMBLES = [
     ),
 ]
 
-from bad_inputs_ans import ANS_ROWS  # noqa: E402  (its rows are made with what is defined above)
-from bad_inputs_autoformer import AUTOFORMER  # noqa: E402
-from bad_inputs_folders import FOLDERS  # noqa: E402
-from bad_inputs_machines import MACHINES  # noqa: E402 - it needs the words above
-from bad_inputs_study import STUDY_ROWS  # noqa: E402
-
-BAD_INPUTS = [
-    *AUTOFORMER,
-    *MACHINES,
-    *FOLDERS,
-    *ANS_ROWS,
-    *STUDY_ROWS,
+ROWS = [
     *WORDS,
     *COMBINATIONS,
     *MISPLACED_INPUTS,
@@ -1599,6 +1586,4 @@ BAD_INPUTS = [
     *ROOTS,
     *FAILING,
     *ENSEMBLES,
-    *search_rows(BadInput),
-    *spos_rows(BadInput),
 ]

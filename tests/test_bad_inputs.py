@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_inputs import ALONE, BAD_INPUTS, BEGUN, FEW, HALF, SCORE, SEARCH, TRAIN
+from bad_inputs import ALONE, BEGUN, FEW, HALF, SCORE, SEARCH, TRAIN
 from command import run
+from every_bad_input import BAD_INPUTS
 from helpers import keep_nni_in, tiny_supernet
 
 from nni_nas_consistency import save_supernet
@@ -224,7 +225,8 @@ class NotInstalled:
 
 
 sys.meta_path.insert(0, NotInstalled())
-from bad_inputs import BAD_INPUTS, no_damage
+from damages import no_damage
+from every_bad_input import BAD_INPUTS
 from nni_nas_consistency.cli.main import main
 
 for row in BAD_INPUTS:
