@@ -335,8 +335,8 @@ CHANGES = [
     ("sandwich_ramp=x", "epochs, 0 for full strength at once, or none, not 'x'"),
     ("rank_weight=-1", "a number of at least 0, not '-1'"),
     ("rank_ramp=-1", "a whole number of epochs from 0 to"),
-    ("init=xavier", "kaiming-fan-out, torch or channels-in, not 'xavier'"),
-    ("init=", "kaiming-fan-out, torch or channels-in, not ''"),
+    ("init=xavier", "kaiming-fan-out, torch, channels-in or trunc-normal, not 'xavier'"),
+    ("init=", "kaiming-fan-out, torch, channels-in or trunc-normal, not ''"),
 ]
 
 WORDS += [BadInput(f"--set {change[:30]!r}", f"{TRAIN} --set '{change}'", (said,)) for change, said in CHANGES]

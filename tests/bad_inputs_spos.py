@@ -27,7 +27,7 @@ def of_round(**changes):
 
 CHANGES = [
     ("nesterov=yes", "nesterov is true or false, not 'yes'"),
-    ("decay=exponential", "cosine, linear or linear-per-epoch, not 'exponential'"),
+    ("decay=exponential", "cosine, cosine-per-epoch, linear or linear-per-epoch, not 'exponential'"),
     ("macs_bins=1:2", "FROM:TO:BINS in MACs, such as 290e6:360e6:7, 1 to 100 bins; or none, not '1:2'"),
     ("macs_bins=5:3:7", "not '5:3:7'"),
     ("macs_bins=1:5:0", "not '1:5:0'"),

@@ -84,7 +84,9 @@ def test_a_report_goes_into_a_folder_that_can_be_made(folder, tmp_path):
 def test_the_list_of_spaces_names_each_with_its_largest_arch():
     shown = run("spaces").out
     for system in SYSTEMS:
-        assert f"{system.space}: {system.about}" in shown and system.domain.largest.code in shown
+        assert f"{system.space}: {system.about}" in shown
+        largest = system.domain.largest  # operators have none
+        assert largest is None or largest.code in shown
 
 
 # train

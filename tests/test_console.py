@@ -106,14 +106,16 @@ def test_checking_sampling_ranking_and_scoring_count_what_they_do(monkeypatch, t
     scoring = ("score", "--checkpoint", tmp_path / "supernet.safetensors", "--archs", tmp_path / "list.json")
     scoring = (*scoring, "--images", 50, "--batch-size", 20, "--out", tmp_path / "scores.json")
     views = ("--orders", 2, "--flip")
-    assert shown_by(monkeypatch, *scoring, *views) == ["4/4 views of the images", "12/12 batches hashed", "5/5 archs"]
+    assert shown_by(monkeypatch, *scoring, *views) == ["12/12 batches normalised", "12/12 batches hashed", "5/5 archs"]
 
 
 def test_epoch_lines_tell_the_time_that_is_left_at_the_pace_since_the_run_began_or_went_on(monkeypatch):
     lines = []
     callback = EpochLines(lines.append)
     for epoch, now in ((2, 100.0), (3, 4000.0)):
-        trainer = SimpleNamespace(current_epoch=epoch, max_epochs=6, callback_metrics={"train_loss": 0.5})
+        trainer = SimpleNamespace(
+            is_global_zero=True, current_epoch=epoch, max_epochs=6, callback_metrics={"train_loss": 0.5}
+        )
         monkeypatch.setattr(time, "monotonic", lambda now=now: now)
         if epoch == 2:
             callback.on_train_start(trainer, None)

@@ -451,7 +451,8 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
         ({"n": 0, "rule": "multi-path"}, "n is 0; rule 'multi-path' needs at least 1 archs per step"),
         (
             {"rule": "slimmable"},
-            "rule is 'slimmable'; allowed are 'sandwich', 'multi-path', 'pool-distillation', 'frozen-teacher'",
+            "rule is 'slimmable'; allowed are 'sandwich', 'sampled-teacher', 'multi-path', 'pool-distillation', "
+            "'frozen-teacher'",
         ),
         (
             {"rule": "frozen-teacher"},

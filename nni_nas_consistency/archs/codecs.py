@@ -89,6 +89,8 @@ class WidthCodec:
         try:  # one lookup per layer: a list of 50,000 archs has a million; what is wrong is found out below
             widths = {label: self._width_of[label][word] for label, word in zip(self.allowed, words, strict=True)}
         except (KeyError, ValueError):
+            if code.isdecimal() and code.isascii() and len(code) > 9:  # such as the digits of 2022
+                raise ArchError(f"{name} {code!r} has 1 layers; {self.space} has {len(self.widths)}") from None
             for position, word in enumerate(words, 1):
                 if not WIDTH.fullmatch(word):
                     message = f"layer {position} of {name} {code!r} is {word!r}; write a width as a plain integer"
