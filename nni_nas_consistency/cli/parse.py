@@ -181,7 +181,8 @@ def _folder_of(
     options = FolderOptions(resizing, words.val_fraction, words.val_files, words.cache, words.workers)
     shape = (classes, channels, resizing.side)
     if trained not in (shape, None):
-        data.check_root(words.root)
+        if words.root is None:
+            data.check_root(None)
         raise InputError(
             f"{checkpoint}: was trained for {trained[0]} classes of images of {trained[2]} pixels; {data.name} has "
             f"{classes} classes and {resizing.side} pixels: give its own --data, --data-root and --side"
