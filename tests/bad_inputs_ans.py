@@ -63,7 +63,7 @@ WORDS = [
     BadInput(
         "a later phase of a run that does not keep the one before",
         f"{ANS} --from-phase 3 --weights run",
-        ("run/phase2/supernet.safetensors: cannot be read (No such file", "a checkpoint is"),
+        ("--from-phase 3 starts from run/phase2/supernet.safetensors, which is not there", "ended in run"),
     ),
     BadInput(
         "a setting of a phase that is left out",

@@ -417,7 +417,7 @@ def weights_of(weights: Path | None, from_phase: int) -> Path | None:
     """Return the checkpoint to start from: the one that is named, or the end of the phase before in a run's folder.
 
     Raises:
-        InputError: Training shall begin with a later phase, and there are no weights to begin with.
+        InputError: Training shall begin with a later phase, and there are no weights to begin with, in a folder either.
     """
     if weights is None and from_phase:
         raise InputError(
@@ -426,7 +426,13 @@ def weights_of(weights: Path | None, from_phase: int) -> Path | None:
         )
     if weights is None or not from_phase or not os.path.isdir(weights):
         return weights
-    return weights / f"phase{from_phase - 1}" / "supernet.safetensors"
+    end = weights / f"phase{from_phase - 1}" / "supernet.safetensors"
+    if not os.path.isfile(end):
+        raise InputError(
+            f"--from-phase {from_phase} starts from {end}, which is not there; name a phase whose predecessor has "
+            f"ended in {weights}"
+        )
+    return end
 
 
 def pools_of(texts: Sequence[str]) -> tuple[Path | None, dict[int, Path]]:
