@@ -12,7 +12,7 @@ from nni_nas_consistency.archs.codecs import Codec
 from nni_nas_consistency.archs.pool import every, some
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import progress, saying_what_is_kept
-from nni_nas_consistency.cli.options import SeedOption, count_option
+from nni_nas_consistency.cli.options import OverwriteOption, SeedOption, count_option
 from nni_nas_consistency.cli.parse import SpaceWord
 from nni_nas_consistency.errors import FileError, InputError
 from nni_nas_consistency.files.arch_lists import Entry, read_released, write_released
@@ -44,7 +44,7 @@ def archs_sample(
         int, count_option("--count", "Number of archs.", most=100_000, why="the released lists have 50,000")
     ] = 64,
     seed: SeedOption = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Sample archs that spread evenly over capacity, and write them in the released format."""
     system, _ = parse.system_and_data(space, None)
@@ -82,7 +82,7 @@ def archs_pool(
         ),
     ] = None,
     space: SpaceOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Take a pool from a list, for `train --pool`: archs at even distances, or random ones."""
     codec = parse.system_and_data(space, None)[0].codec

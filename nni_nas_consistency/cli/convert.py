@@ -10,7 +10,7 @@ import typer
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, say, saying_what_is_kept
-from nni_nas_consistency.cli.options import ArchOption, OutFile
+from nni_nas_consistency.cli.options import ArchOption, OutFile, OverwriteOption
 from nni_nas_consistency.cli.parse import SpaceWord
 from nni_nas_consistency.files.provenance import provenance
 
@@ -21,7 +21,7 @@ def convert(
     space: Annotated[SpaceWord, typer.Option("--space", help="Which AutoFormer, such as autoformer-tiny.")],
     out: OutFile,
     arch: ArchOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Convert official weights of AutoFormer, or NNI's, to a checkpoint that `evaluate`, `fit` and `score` read.
 

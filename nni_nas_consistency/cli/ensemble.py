@@ -9,7 +9,7 @@ import typer
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
-from nni_nas_consistency.cli.options import OutFile
+from nni_nas_consistency.cli.options import OutFile, OverwriteOption
 from nni_nas_consistency.cli.parse import SpaceWord
 
 
@@ -28,7 +28,7 @@ def ensemble(
         ),
     ] = 0.0,
     out: OutFile = Path("ensemble.json"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Average the standardised scores of several supernets; write the mean scores and a submission.
 

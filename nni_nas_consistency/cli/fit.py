@@ -14,21 +14,25 @@ from nni_nas_consistency.cli.evaluate import accuracy_line
 from nni_nas_consistency.cli.options import (
     ArchOption,
     CacheOption,
+    CheckpointStepsOption,
     DataOption,
     DeviceOption,
     DownloadOption,
     EpochsOption,
     OutFolder,
+    OverwriteRunOption,
+    PrecisionOption,
+    ResumeOption,
     RootOption,
     SeedOption,
     SmallestCropOption,
     SpaceOption,
+    TrainImagesOption,
     ValFilesOption,
     ValFractionOption,
     WorkersOption,
     count_option,
 )
-from nni_nas_consistency.cli.parse import PrecisionWord
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.checkpoint_header import read_weights_header
 from nni_nas_consistency.files.provenance import provenance
@@ -65,27 +69,12 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="Change a setting: NAME=VALUE, such as mixup=0.2; repeatable."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Fail unless --out holds this run; the same command goes on anyway.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run that --out holds, and train anew.")
-    ] = False,
+    resume: ResumeOption = False,
+    overwrite: OverwriteRunOption = False,
     seed: SeedOption = 0,
-    precision: Annotated[PrecisionWord, typer.Option(help="Precision, as Lightning names it.")] = "32-true",
-    checkpoint_steps: Annotated[
-        int | None,
-        count_option(
-            "--checkpoint-steps",
-            "Steps between checkpoints; by default an epoch.",
-            most=1_000_000,
-            why="a run that is killed loses as many",
-        ),
-    ] = None,
-    train_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train on the first N training images only; at most as many as there are."),
-    ] = None,
+    precision: PrecisionOption = "32-true",
+    checkpoint_steps: CheckpointStepsOption = None,
+    train_images: TrainImagesOption = None,
     val_images: Annotated[
         int | None,
         typer.Option(min=1, help="Look at the first N test images after every epoch; by default at 1,000."),

@@ -18,6 +18,7 @@ from nni_nas_consistency.cli.options import (
     DeviceOption,
     DownloadOption,
     OutFile,
+    OverwriteOption,
     RootOption,
     SeedOption,
     SpaceOption,
@@ -66,7 +67,7 @@ def images_choose(
         int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
     ] = 512,
     seed: SeedOption = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:

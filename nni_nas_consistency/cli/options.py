@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nni_nas_consistency.cli.parse import DataWord, SpaceWord
+from nni_nas_consistency.cli.parse import DataWord, PrecisionWord, SpaceWord
 from nni_nas_consistency.images.folder_options import MOST_WORKERS
 
 
@@ -100,6 +100,32 @@ EpochsOption = Annotated[
         "Epochs; by default the recipe's. Its warm-up changes in proportion.",
         most=10_000,
         why="published recipes have 300",
+    ),
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
+OverwriteScoresOption = Annotated[
+    bool, typer.Option("--overwrite", help="Delete what --out holds of other settings first.")
+]
+OverwriteRunOption = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the run that --out holds, and train anew.")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Fail unless --out holds this run; the same command goes on anyway.")
+]
+PrecisionOption = Annotated[PrecisionWord, typer.Option("--precision", help="Precision, as Lightning names it.")]
+CheckpointStepsOption = Annotated[
+    int | None,
+    count_option(
+        "--checkpoint-steps",
+        "Steps between checkpoints; by default an epoch.",
+        most=1_000_000,
+        why="a run that is killed loses as many",
+    ),
+]
+TrainImagesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--train-images", min=1, help="Train on the first N training images only; at most as many as there are."
     ),
 ]
 TestImagesOption = Annotated[

@@ -18,6 +18,7 @@ from nni_nas_consistency.cli.options import (
     DownloadOption,
     LimitOption,
     OutFile,
+    OverwriteScoresOption,
     RootOption,
     SpaceOption,
     TestImagesOption,
@@ -88,9 +89,7 @@ def score(
     shard: Annotated[
         str | None, typer.Option(help="I/N: score the I-th of N parts; the last to finish merges them.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete what --out holds of other settings first.")
-    ] = False,
+    overwrite: OverwriteScoresOption = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:

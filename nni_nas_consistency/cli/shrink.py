@@ -19,6 +19,7 @@ from nni_nas_consistency.cli.options import (
     DownloadOption,
     MaxMacsOption,
     OutFile,
+    OverwriteScoresOption,
     RootOption,
     ScoringMetricOption,
     SeedOption,
@@ -57,9 +58,7 @@ def shrink(
     calibration_images: CalibrationImagesOption = None,
     images: TestImagesOption = None,
     seed: SeedOption = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete what --out holds of other settings first.")
-    ] = False,
+    overwrite: OverwriteScoresOption = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,
 ) -> None:

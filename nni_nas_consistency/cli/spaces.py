@@ -12,7 +12,7 @@ import typer
 from nni_nas_consistency.archs.nni_space import nni_search_space
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import say
-from nni_nas_consistency.cli.options import SpaceOption
+from nni_nas_consistency.cli.options import OverwriteOption, SpaceOption
 from nni_nas_consistency.errors import FileError
 from nni_nas_consistency.files.atomic import write_text_atomically
 from nni_nas_consistency.files.doors import check_output
@@ -35,7 +35,7 @@ def spaces(context: typer.Context) -> None:
 def export(
     space: SpaceOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Output file; by default the JSON is printed.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write the search-space JSON of NNI's tuners: one choice for each variable of an arch.
 

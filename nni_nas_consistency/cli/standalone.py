@@ -22,6 +22,7 @@ from nni_nas_consistency.cli.options import (
     SideOption,
     SmallestCropOption,
     SpaceOption,
+    TrainImagesOption,
     ValFilesOption,
     ValFractionOption,
     WorkersOption,
@@ -57,10 +58,7 @@ def standalone(
         list[str] | None,
         typer.Option("--set", help="Change a setting: NAME=VALUE, such as batch_size=1024; repeatable."),
     ] = None,
-    train_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train on the first N training images only; at most as many as there are."),
-    ] = None,
+    train_images: TrainImagesOption = None,
     precision: Annotated[
         AlonePrecision,
         typer.Option(help="Precision of the convolutions, as Lightning names it; 16-mixed is for GPUs."),

@@ -16,6 +16,7 @@ from nni_nas_consistency.cli.options import (
     LimitOption,
     RootOption,
     TestImagesOption,
+    TrainImagesOption,
     count_option,
 )
 from nni_nas_consistency.cli.parse import SpaceWord
@@ -63,10 +64,7 @@ def study(
     ] = None,
     limit: LimitOption = None,
     images: TestImagesOption = None,
-    train_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train on the first N training images only; at most as many as there are."),
-    ] = None,
+    train_images: TrainImagesOption = None,
     show: Annotated[
         bool, typer.Option("--show", help="Do no run; show the table of those that are finished, by trials of NNI too.")
     ] = False,

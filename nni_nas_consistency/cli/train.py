@@ -13,23 +13,28 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_of_training, progress_bar, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     CacheOption,
+    CheckpointStepsOption,
     DataOption,
     DeviceOption,
     DownloadOption,
     EpochsOption,
     OutFolder,
+    OverwriteRunOption,
+    PrecisionOption,
+    ResumeOption,
     RootOption,
     SeedOption,
     ShrunkOption,
     SideOption,
     SmallestCropOption,
     SpaceOption,
+    TrainImagesOption,
     ValFilesOption,
     ValFractionOption,
     WorkersOption,
     count_option,
 )
-from nni_nas_consistency.cli.parse import PrecisionWord, RecipeWord
+from nni_nas_consistency.cli.parse import RecipeWord
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.provenance import provenance
 from nni_nas_consistency.training.processes import rank_of
@@ -99,35 +104,20 @@ def train(
             "end:4 for groups of 4 widths. By default that of --weights, of which finer kernels are slices; else full."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Fail unless --out holds this run; the same command goes on anyway.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run that --out holds, and train anew.")
-    ] = False,
+    resume: ResumeOption = False,
+    overwrite: OverwriteRunOption = False,
     seed: SeedOption = 0,
     step: Annotated[
         Literal["auto", "stacked", "sliced"],
         typer.Option(help="Archs of a step: one stacked batch, or sliced one by one."),
     ] = "auto",
-    precision: Annotated[PrecisionWord, typer.Option(help="Precision, as Lightning names it.")] = "32-true",
-    checkpoint_steps: Annotated[
-        int | None,
-        count_option(
-            "--checkpoint-steps",
-            "Steps between checkpoints; by default an epoch.",
-            most=1_000_000,
-            why="a run that is killed loses as many",
-        ),
-    ] = None,
+    precision: PrecisionOption = "32-true",
+    checkpoint_steps: CheckpointStepsOption = None,
     keep_epochs: Annotated[
         bool,
         typer.Option("--keep-epochs", help="Also keep the weights of every epoch, in --out/epochs, to score them."),
     ] = False,
-    train_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train on the first N training images only; at most as many as there are."),
-    ] = None,
+    train_images: TrainImagesOption = None,
     val_images: Annotated[
         int | None,
         typer.Option(
