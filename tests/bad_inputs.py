@@ -463,6 +463,12 @@ COMBINATIONS = [
         ("the first 21 images were requested", "has 20: choose 1 to 20"),
         torch=True,
     ),
+    BadInput(
+        "a warm-up alone that is longer than the training",
+        f"{STANDALONE} --set warmup_steps=1000",
+        ("a warm-up of 1000 steps is not shorter than the training of ", "--set warmup_steps=0"),
+        torch=True,
+    ),
     BadInput("a device that is not here", f"{SCORE} --device cuda", ("device 'cuda' is not here", "cpu"), torch=True),
     BadInput("training where no such device is", f"{TRAIN} --device cuda", ("device 'cuda' is not here",), torch=True),
     BadInput("a search where no such device is", f"{SEARCH} --device cuda", ("device 'cuda' is not here",), torch=True),

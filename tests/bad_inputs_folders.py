@@ -24,6 +24,8 @@ FOLDER_VERBS = {
     "standalone": "standalone --space resnet48 --data folder --data-root images --archs list48.json --out new",
     "score": "score --checkpoint supernet.safetensors --archs list.json --out out.json",
     "search": "search --checkpoint supernet.safetensors --out out.json",
+    "extract": "extract --checkpoint supernet.safetensors --arch " + "-".join("1" * 20) + " --out out.safetensors",
+    "shrink": "shrink --checkpoint supernet.safetensors --out out.json",
     "images choose": "images choose --checkpoint supernet.safetensors --archs list.json --out out.json",
 }
 OF_TRAINING = [

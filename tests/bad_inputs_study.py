@@ -137,6 +137,7 @@ def own(what, said, change, to):
 OWN_SETTINGS = [
     own("no baseline", ("own.yml: lacks the part 'baseline'",), "baseline: a\n", ""),
     own("an unknown baseline", ("the baseline 'c' is no setting; name one of a, b",), "baseline: a", "baseline: c"),
+    own("a setting with a name of the study's own", ("'images'", "needs itself"), "  b: {lr", "  images: {lr"),
     own("a baseline that is a list", ("baseline is a list; expected a word",), "baseline: a", "baseline: [a]"),
     own(
         "an unknown part", ("has an unknown part 'seeds'", "allowed are title"), "baseline: a", "seeds: 5\nbaseline: a"

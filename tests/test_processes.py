@@ -34,9 +34,9 @@ from nni_nas_consistency.supernet.active import logits_of
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.supernet.statistics import batch_norms, batch_statistics
 from nni_nas_consistency.systems import EMBEDDED_BENCHMARK
+from nni_nas_consistency.training.initialise import initialise
 from nni_nas_consistency.training.processes import OURS, process_group, rank_of
 from nni_nas_consistency.training.recipes import EMBEDDED
-from nni_nas_consistency.training.supernet import initialise
 
 EPOCHS, IMAGES, VAL, N = 3, 67, 21, 4
 TRAINING = (

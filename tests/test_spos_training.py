@@ -28,8 +28,8 @@ from nni_nas_consistency.supernet.checkpoint import save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import DIGITS_8, EFFICIENT_CIFAR, SPOS_BLOCKS_OF_DIGITS, SPOS_OF_DIGITS
 from nni_nas_consistency.training.alone import mean_loss, train_alone
+from nni_nas_consistency.training.initialise import initialise
 from nni_nas_consistency.training.recipes import SPOS_CIFAR, STANDALONE_FAST, Loss
-from nni_nas_consistency.training.supernet import initialise
 
 
 @pytest.fixture(autouse=True)

@@ -317,7 +317,7 @@ def test_the_study_of_sharing_has_the_eleven_published_combinations():
         (phase,) = setting.trainings[0].recipe.phases
         assert (phase.n, phase.rule, phase.distill_from, phase.optimization.epochs) == (1, "multi-path", None, 300)
         shared = "bn=full" in str(setting.trainings[0].sharing) or name.endswith("batch")
-        assert setting.scoring.bn == ("batch" if shared else "supernet")
+        assert setting.scoring.settings()["bn"] == ("batch" if shared else "supernet")
 
 
 def test_studies_are_as_published_on_the_published_space():

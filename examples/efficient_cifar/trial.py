@@ -9,9 +9,9 @@ from pathlib import Path
 import nni
 
 from nni_nas_consistency import jobs
-from nni_nas_consistency.cli.parse import DATA_SETS
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import read_released
+from nni_nas_consistency.systems import DATA_SETS
 from nni_nas_consistency.systems import EFFICIENT_CIFAR as SYSTEM
 from nni_nas_consistency.training.recipes import Loss
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.cli.parse import DATA_SETS, system_of_scores
+from nni_nas_consistency.cli.parse import system_of_scores
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import Entry, write_released
 from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.jobs import costs_of
 from nni_nas_consistency.search.constraints import smallest_arch
 from nni_nas_consistency.strategies.sampling import UniformSampler
+from nni_nas_consistency.systems import DATA_SETS
 
 TRIES = 100_000
 TOLERANCE = 0.05

@@ -13,6 +13,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     ArchOption,
+    BatchSizeOption,
     CacheOption,
     DataOption,
     DeviceOption,
@@ -23,7 +24,6 @@ from nni_nas_consistency.cli.options import (
     ValFilesOption,
     ValFractionOption,
     WorkersOption,
-    count_option,
 )
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def evaluate(
     cache: CacheOption = None,
     workers: WorkersOption = None,
     images: TestImagesOption = None,
-    batch_size: Annotated[
-        int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
-    ] = 256,
+    batch_size: BatchSizeOption = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: DeviceOption = "auto",
     download: DownloadOption = False,

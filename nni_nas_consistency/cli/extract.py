@@ -11,13 +11,17 @@ from nni_nas_consistency import jobs
 from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
+    BatchSizeOption,
+    CacheOption,
     Checkpoint,
     DataOption,
     DownloadOption,
     OutFile,
     RootOption,
     SpaceOption,
-    count_option,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
 )
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.provenance import provenance
@@ -30,6 +34,10 @@ def extract(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("subnet.safetensors"),
     bn: Annotated[
         Literal["train", "test", "supernet"] | None,
@@ -41,9 +49,7 @@ def extract(
         int | None,
         typer.Option("--images", min=1, help="Re-estimate on the first N images only; at most as many as there are."),
     ] = None,
-    batch_size: Annotated[
-        int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
-    ] = 512,
+    batch_size: BatchSizeOption = 512,
     onnx: Annotated[
         Path | None, typer.Option(help="Write the subnet as ONNX too, checked by onnxruntime to 1e-4.")
     ] = None,
@@ -51,7 +57,8 @@ def extract(
     download: DownloadOption = False,
 ) -> None:
     """Take a subnet out of a trained supernet: its weights, and a Python file beside them that needs torch alone."""
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    folder = parse.FolderWords(data_root, val_fraction=val_fraction, val_files=val_files, cache=cache, workers=workers)
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     statistics = parse.statistics_of(system, bn, "train")
     if images is not None and statistics == "supernet":
         raise InputError(f"--images {images} belongs to --bn train and test; the supernet's statistics take no images")

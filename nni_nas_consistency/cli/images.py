@@ -12,6 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
+    BatchSizeOption,
     CacheOption,
     Checkpoint,
     DataOption,
@@ -63,9 +64,7 @@ def images_choose(
             why="the losses of all images are kept in memory",
         ),
     ] = 200,
-    batch_size: Annotated[
-        int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
-    ] = 512,
+    batch_size: BatchSizeOption = 512,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",

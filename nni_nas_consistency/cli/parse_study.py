@@ -90,7 +90,7 @@ def study_job(
             raise InputError(f"study {described.name}: there is no space {name!r}; allowed are {known}")
     if space is None:
         space = next(iter(described.spaces), EMBEDDED_BENCHMARK.space if data is None else None)
-    system, data_set = parse.system_and_data(space, data)
+    system, data_set = parse.system_and_data(space, data, folder=parse.FolderWords(data_root))
     if described.spaces and system.space not in described.spaces:
         raise InputError(
             f"study {described.name} has settings for space {', '.join(described.spaces)}, not {system.space}; add "

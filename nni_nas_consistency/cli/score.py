@@ -12,6 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import kept_in_journal, progress, say, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     Archs,
+    BatchSizeOption,
     CacheOption,
     DataOption,
     DeviceOption,
@@ -64,9 +65,7 @@ def score(
             "train or test images, or running ones."
         ),
     ] = None,
-    batch_size: Annotated[
-        int, count_option("--batch-size", "Images per batch.", most=50_000, why="no data set has more images")
-    ] = 512,
+    batch_size: BatchSizeOption = 512,
     orders: Annotated[
         int,
         count_option(

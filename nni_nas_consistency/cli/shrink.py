@@ -12,6 +12,7 @@ from nni_nas_consistency.cli import parse
 from nni_nas_consistency.cli.console import command_line, kept_in_journal, progress, saying_what_is_kept
 from nni_nas_consistency.cli.options import (
     BatchSizeOption,
+    CacheOption,
     CalibrationImagesOption,
     Checkpoint,
     DataOption,
@@ -26,6 +27,9 @@ from nni_nas_consistency.cli.options import (
     SpaceOption,
     StatisticsOption,
     TestImagesOption,
+    ValFilesOption,
+    ValFractionOption,
+    WorkersOption,
     count_option,
 )
 from nni_nas_consistency.files.provenance import provenance
@@ -38,6 +42,10 @@ def shrink(
     space: SpaceOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    val_fraction: ValFractionOption = None,
+    val_files: ValFilesOption = None,
+    cache: CacheOption = None,
+    workers: WorkersOption = None,
     out: OutFile = Path("shrunk.json"),
     earlier: Annotated[
         Path | None, typer.Option("--from", help="Record of earlier rounds, after which this one follows.")
@@ -66,7 +74,8 @@ def shrink(
 
     Writes a record for `train --shrunk` and `search --shrunk`, and for the next round.
     """
-    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint)
+    folder = parse.FolderWords(data_root, val_fraction=val_fraction, val_files=val_files, cache=cache, workers=workers)
+    system, data_set = parse.system_and_data(space, data, checkpoint=checkpoint, folder=folder)
     data_set.check_count("--images", images, train=False)
     statistics = parse.statistics_of(system, bn, "batch")
     parse.calibration_of(data_set, statistics, calibration_images)

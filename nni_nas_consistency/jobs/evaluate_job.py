@@ -141,8 +141,8 @@ def accuracy_of(
 ) -> Accuracy:
     """Return the accuracy of a network, to whose device the images are moved batch by batch."""
     from nni_nas_consistency.images.loader import EvaluationLoader
-    from nni_nas_consistency.training.network import accuracy_of
+    from nni_nas_consistency.training.network import accuracy_of as accuracy_on
 
     batches = EvaluationLoader(images, data.test, batch_size)
     with progress(len(images), "images") as advance:
-        return accuracy_of(network, ((x.to(place), labels.to(place)) for x, labels in batches), advance)
+        return accuracy_on(network, ((x.to(place), labels.to(place)) for x, labels in batches), advance)

@@ -20,7 +20,6 @@ from nni_nas_consistency.systems import System
 
 if TYPE_CHECKING:
     from nni_nas_consistency.archs.arch import Arch
-    from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.ranking.report import Report
     from nni_nas_consistency.ranking.statistics import Array
 

@@ -111,7 +111,7 @@ class SearchJob:
         return self.max_latency_ms is not None or (self.pareto is not None and self.pareto_cost == "latency")
 
     def settings(self) -> dict[str, Json]:
-        """Return the bounds, as they are written into score files."""
+        """Return the bounds, and what the space was shrunk by, as they are written into score files."""
         bounds = {"max_macs": self.max_macs, "max_params": self.max_params, "max_latency_ms": self.max_latency_ms}
         return {name: bound for name, bound in bounds.items() if bound is not None} | dropped_of(self.system)
 

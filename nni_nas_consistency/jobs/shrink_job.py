@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nni_nas_consistency.files.checkpoint_header import (
     checkpoint_path,
@@ -17,9 +16,6 @@ from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.jobs.inputs import BNWord, Metric, device_of, dropped_of, importing, load_trained
 from nni_nas_consistency.jobs.search_job import counted_bounds, search_scoring
 from nni_nas_consistency.systems import DataSet, System
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def train_standalone(
     MixedPrecision.of(job.precision, torch.device(place))
     images = job.data.training_images(job.data_root, download=job.download)
     images = images if job.train_images is None else images.first(job.train_images)
+    job.optimization.check_warm_up(len(images))
     test = job.data.images(job.data_root, train=False, download=job.download, progress=progress)
     return train_references(
         job.system.make_space(images.shape, standalone=True),

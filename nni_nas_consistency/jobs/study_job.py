@@ -40,7 +40,6 @@ from nni_nas_consistency.studies.study import PoolRule, Setting, Study, Training
 from nni_nas_consistency.systems import DataSet, System
 
 if TYPE_CHECKING:
-    from nni_nas_consistency.files.arch_lists import Entry
     from nni_nas_consistency.studies.table import Reference, Table
 
 

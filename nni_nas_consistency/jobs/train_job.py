@@ -201,7 +201,8 @@ def _check_macs_bins(recipe: Recipe, space: ModelSpace) -> None:
     import torch
 
     from nni_nas_consistency.spaces.hub import domain_of
-    from nni_nas_consistency.training.supernet import macs_of, sampler_of
+    from nni_nas_consistency.strategies.oneshot import macs_of
+    from nni_nas_consistency.training.supernet import sampler_of
 
     for phase in recipe.phases:
         if phase.sampling == "macs-bins":

@@ -173,8 +173,8 @@ def trial_restored() -> Iterator[None]:
     """Give an NNI trial its parameters back after an experiment that ran inside it.
 
     NNI's sequential engine overwrites them and the count of intermediate results: what the trial reports afterwards
-    would be that of another trial, or of none. Until
-    `test_a_trial_reports_under_its_own_parameters_after_a_training_inside_it` fails without this.
+    would be that of another trial, or of none. Can go with
+    `test_a_trial_reports_under_its_own_parameters_after_a_training_inside_it` (tests/test_examples_2021.py).
     """
     before = nni_trial._params, nni_trial._intermediate_seq
     try:

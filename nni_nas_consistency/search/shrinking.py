@@ -21,7 +21,7 @@ from nni_nas_consistency.files.score_files import journal_beside
 from nni_nas_consistency.files.shrinkings import Candidates, Round, read_shrinking, write_shrinking
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.scoring.arch_list import check_finite, fingerprints
-from nni_nas_consistency.scoring.journal import Journal, check_segments, remove_journal
+from nni_nas_consistency.scoring.journal import Journal, check_segments, delete_journal, remove_journal
 from nni_nas_consistency.scoring.plain import score_one_by_one
 from nni_nas_consistency.scoring.prefix import score_prefixes, shares_prefixes
 from nni_nas_consistency.scoring.scoring import METRICS, Scorer, Scoring
@@ -104,7 +104,7 @@ def shrink(
     identity = json.loads(json.dumps({**settings, **fingerprints(supernet, scoring), **own, "rounds": len(earlier)}))
     if overwrite:
         out.unlink(missing_ok=True)
-        journal_beside(out).unlink(missing_ok=True)
+        delete_journal(journal_beside(out))
     if out.exists():
         return _finished(out, identity, base, earlier)
     drawn = [
@@ -126,7 +126,7 @@ def shrink(
         scores, {label: worst_of(candidates) for label, candidates in scores.items()}, {**identity, **provenance}
     )
     write_shrinking(out, supernet.codec.space, [*earlier, this])
-    journal_beside(out).unlink()
+    delete_journal(journal_beside(out))
     return this
 
 

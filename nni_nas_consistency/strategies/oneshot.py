@@ -367,8 +367,8 @@ def stacked_is_faster(space: ModelSpace, device: torch.device) -> bool:
         return False
     if device.type == "cuda":
         return True
-    costed = all(isinstance(link, CostedLink) for link in space.links)
-    return costed and space.complexity(space.largest).macs < STACKED_BELOW_MACS
+    macs = macs_of(space)
+    return macs is not None and macs(space.largest) < STACKED_BELOW_MACS
 
 
 def newest_checkpoint(trainer: pl.Trainer) -> str:
@@ -403,8 +403,16 @@ def _macs_counter(space: ModelSpace) -> Callable[[Arch], int]:
     Raises:
         InputError: Nobody knows them.
     """
-    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
+    macs = macs_of(space)
+    if macs is None:
         raise InputError(f"rank_weight needs MACs, which {type(space).__name__} does not know: set it to 0")
+    return macs
+
+
+def macs_of(space: ModelSpace) -> Callable[[Arch], int] | None:
+    """Return what counts the MACs of an arch of a space, or None if its links do not know them."""
+    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
+        return None
     return lambda arch: space.complexity(arch).macs
 
 

@@ -32,6 +32,8 @@ def reliability_of(reference: Path, names: Sequence[str]) -> tuple[int | None, f
         accuracies = content.get("accuracies")
         if not isinstance(accuracies, dict) or any(name not in accuracies for name in names):
             return None, None
+        if not all(isinstance(accuracies[name], list) for name in names):
+            raise ValueError("its accuracies are no lists with a number for each seed; copy the file again")
         table = [[finite(value, name) for value in accuracies[name]] for name in names]
     seeds = len(table[0])
     try:

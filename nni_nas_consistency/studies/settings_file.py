@@ -28,6 +28,9 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9 .,:=+%_-]{0,59}"
 KEYS = ("title", "published", "baseline", "spaces", "all", "settings")
 REQUIRED = ("baseline", "settings")
 
+RESERVED = ("study", "baseline", "space", "data", "images", "reference")
+"""What stands beside the names of settings in the folder of a study."""
+
 
 @dataclass(frozen=True)
 class Described:
@@ -150,6 +153,8 @@ def _check_names(study: Described) -> None:
                 f"a setting has the name {name!r}; names are up to 60 letters, digits, spaces and .,:=+%_- and begin "
                 "with a letter or digit"
             )
+        if name in RESERVED:
+            raise ValueError(f"a setting has the name {name!r}, which a study needs itself; give it another one")
     if study.baseline not in study.settings:
         raise ValueError(
             f"the baseline {study.baseline!r} is no setting; name one of {', '.join(study.settings) or 'them'}"

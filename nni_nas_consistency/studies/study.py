@@ -20,19 +20,19 @@ class Scoring:
 
     Args:
         metric: `loss` or `acc`.
-        bn: Batch-norm statistics.
+        bn: Batch-norm statistics; None: those of each batch, where there are batch norms.
         orders: In how many orders images are scored.
         flip: Whether images are scored mirrored too.
     """
 
     metric: Literal["loss", "acc"] = "loss"
-    bn: Literal["supernet", "train", "test", "batch"] = "batch"
+    bn: Literal["supernet", "train", "test", "batch"] | None = None
     orders: int = 1
     flip: bool = False
 
     def settings(self) -> dict[str, Json]:
         """Return the values by name."""
-        return {"metric": self.metric, "bn": self.bn, "orders": self.orders, "flip": self.flip}
+        return {"metric": self.metric, "bn": self.bn or "batch", "orders": self.orders, "flip": self.flip}
 
 
 @dataclass(frozen=True)

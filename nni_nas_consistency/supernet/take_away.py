@@ -32,7 +32,7 @@ ONNX_TOLERANCE = 1e-4
 
 
 def with_statistics(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Return a copy of a network whose batch norms have statistics that are re-estimated over batches.
+    """Return a network with batch-norm statistics re-estimated over batches: a copy, or itself if it has none.
 
     Args:
         network: A frozen subnet, in evaluation mode.

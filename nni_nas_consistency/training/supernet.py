@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_nas_consistency.archs.arch import Arch
-from nni_nas_consistency.archs.cost import CostedLink
 from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.archs.pool import Pool
 from nni_nas_consistency.errors import Diverged, InputError, Terminated
@@ -28,7 +27,7 @@ from nni_nas_consistency.nni3.experiment import run_in_process
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.spaces.reorder import reorder_inner_channels
-from nni_nas_consistency.strategies.oneshot import FrozenTeacher, SandwichStrategy, Stacking, check_sharing
+from nni_nas_consistency.strategies.oneshot import FrozenTeacher, SandwichStrategy, Stacking, check_sharing, macs_of
 from nni_nas_consistency.strategies.sampling import (
     FairSampler,
     MacsBinsSampler,
@@ -50,8 +49,8 @@ from nni_nas_consistency.training.run import TrainingRun
 
 AnySpace = TypeVar("AnySpace", bound=ModelSpace)
 
-GUESSING: dict[Rule, float] = {"pool-distillation": 2.5}
-"""The loss of guessing, in log K, where it is not 1: 0.5 by the labels and 2 by the teacher."""
+GUESSING: dict[Rule, float] = {"pool-distillation": 2.5, "frozen-teacher": 2.0}
+"""The loss of guessing, in log K, where it is not 1: labels and teacher count 0.5 and 2, or 1 and 1."""
 
 WORSE_THAN_GUESSING = 3.0
 """A final loss of so many times that of guessing is no result."""
@@ -99,6 +98,9 @@ def train_supernet(
     """
     fresh = getattr(space, "active", None) is None
     recipe.check(fresh=fresh)
+    rules = {phase.rule for phase in recipe.phases if phase.optimization.epochs}
+    if always is not None and "sandwich" not in rules:
+        raise InputError(f"always belongs to rule=sandwich, which recipe {recipe.name} does not have; leave it out")
     if fresh:
         supernet = make_supernet(space, sharing=sharing or FULL)
         initialise(supernet, recipe.init, torch.Generator().manual_seed(seed))
@@ -226,13 +228,6 @@ def _check_learnt(trainer: Trainer, guessing: float) -> None:
             f"the training ended at a loss of {loss:.3g}, where guessing has {guessing:.2f}: it diverged; lower the "
             "learning rate or lengthen the warm-up"
         )
-
-
-def macs_of(space: ModelSpace) -> Callable[[Arch], int] | None:
-    """Return what counts the MACs of an arch of a space, or None if its links do not know them."""
-    if not isinstance(space, ChainSpace) or not all(isinstance(link, CostedLink) for link in space.links):
-        return None
-    return lambda arch: space.complexity(arch).macs
 
 
 def sampler_of(
