@@ -1,9 +1,11 @@
 """What several test files need: small spaces with random weights, and ResNet-20 written out in plain torch."""
 
 import random
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -130,10 +132,19 @@ def keep_nni_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of this machine that nothing listens on, nor on the two after it, which NNI's manager takes too.
+
+    It is below the range from which the system gives ports to connections, so that none of these takes it meanwhile.
+    """
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with ExitStack() as probes:
+            try:
+                for each in range(port, port + 3):
+                    probes.enter_context(socket.socket()).bind(("", each))
+            except OSError:
+                continue
+            return port
 
 
 def listening_addresses(port: int) -> set[str]:

@@ -159,10 +159,10 @@ def machine_of(server):
 LISTEN = """
 const { Server } = require("net");
 const servers = [54321, { port: 54322 }, { port: 54323 }].map((port) => new Server().listen(port));
-setTimeout(() => {
+Promise.all(servers.map((each) => new Promise((done) => each.on("listening", done)))).then(() => {
   console.log(JSON.stringify(servers.map((each) => each.address().address)));
   process.exit(0);
-}, 300);
+});
 """
 
 
