@@ -11,13 +11,13 @@ import psutil
 import requests
 from helpers import free_port, listening_addresses
 
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.workarounds import localhost_only, own_parameters
 
 
 @contextmanager
 def nnictl_experiment(config, home):
     """Run nnictl with a configuration, give the address of its manager, and leave no process of it behind."""
-    with localhost_only():
+    with localhost_only(), own_parameters():
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | {"HOME": str(home), "PATH": programs, "OMP_NUM_THREADS": "1"}
     port = free_port()
