@@ -204,10 +204,12 @@ def own_parameters() -> Iterator[None]:
     """Let trials that begin together have their own parameters; also those of a manager that `nnictl` starts.
 
     NNI's manager gives the parameters that it holds to whichever trial asks first, so that two trials may run with each
-    other's: then its database, its page and its exports have their results swapped. Can go with
-    `test_nnis_manager_gives_parameters_to_whichever_trial_asks_first` (tests/test_swaps.py).
+    other's: then its database, its page and its exports have their results swapped. And a grid search that `nnictl
+    resume` goes on with gives the parameters of trials that are run again to others too, in place of those that are
+    left. Can go with `test_nnis_manager_gives_parameters_to_whichever_trial_asks_first` (tests/test_swaps.py) and
+    `test_after_kill_9_of_the_manager_nnictl_resume_loses_no_shard_and_counts_none_twice` (tests/test_examples.py).
     """
-    with _loaded_before_manager("own_parameters.js"):
+    with _loaded_before_manager("trial_parameters.js"):
         yield
 
 
