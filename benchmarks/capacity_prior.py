@@ -24,7 +24,7 @@ from nni_nas_consistency.ranking.statistics import kendall_tau
 from nni_nas_consistency.scoring.ensemble import with_capacity_prior
 from nni_nas_consistency.studies.table import estimate
 
-WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)
 
 
 def main() -> None:
