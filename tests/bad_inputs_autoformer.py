@@ -44,6 +44,7 @@ OF_CHAINS = [
     BadInput("prefixes of no chain", f"{OF_TOY} --scorer prefix", ("scorer prefix", "is no chain", "--scorer")),
     BadInput("kernels of no chain", f"{TRAIN} --sharing conv=end", ("sharing conv=end", "is no chain", "leave it out")),
     BadInput("stacked archs of no chain", f"{TRAIN} --step stacked", ("step stacked", "is no chain", "--step")),
+    BadInput("threads of no chain", f"{TRAIN} --step threads", ("step threads", "is no chain", "--step")),
     BadInput(
         "channels of no chain", f"{TRAIN} --set start=reordered", ("start=reordered", "chains of residual blocks")
     ),

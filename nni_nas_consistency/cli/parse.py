@@ -690,6 +690,13 @@ def _batch(text: str) -> int:
     return value
 
 
+def _epochs_or_none(text: str) -> int | None:
+    value = _count_or_none(text)
+    if value == 0:
+        raise ValueError(text)
+    return value
+
+
 def _size_or_none(text: str) -> int | None:
     if text == "none":
         return None
@@ -770,6 +777,7 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
     "ema": (_decay_or_none, "a number above 0 and below 1, such as 0.999, or none"),
+    "mean_epochs": (_epochs_or_none, f"a whole number of epochs from 1 to {MOST_STEPS:,}, or none"),
     "start": (_one_of("as-left", "reordered"), "as-left or reordered"),
     "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
     "rank_weight": (_number, "a number of at least 0"),
