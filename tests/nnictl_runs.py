@@ -27,6 +27,7 @@ def running(words, home):
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert f"http://127.0.0.1:{port}" in done.stdout and done.stdout.count("http://") == 1
         assert listening_addresses(port) == {"127.0.0.1"}
         yield f"http://127.0.0.1:{port}/api/v1/nni"
     finally:

@@ -1,6 +1,6 @@
 """RetiariiExperiment and RetiariiExeConfig: NNI 3.0's experiments under the names and calls of Retiarii.
 
-They work around what is broken in NNI 3.0; the workarounds themselves are in `nni3.workarounds`.
+They work around what is broken in NNI 3.0; the workarounds themselves are in `nni3.workarounds` and `nni3.manager`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,19 @@ from nni.nas.utils.serializer import get_default_serializer
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.nni3 import retiarii
+from nni_nas_consistency.nni3.manager import bound_address_only, localhost_only, own_parameters, patient_start
 from nni_nas_consistency.nni3.readable import ReadableModelSpace, code_in
 from nni_nas_consistency.nni3.refusals import check_gpus, check_strategy
 from nni_nas_consistency.nni3.trials import TrialRecord
 from nni_nas_consistency.nni3.workarounds import (
     ManagerError,
-    bound_address_only,
     checkpoint_types_allowed,
     config_object,
     copied_samples,
     lightning_interrupts,
-    localhost_only,
     manager_told_of,
     nni_config,
     no_word_of_a_full_log,
-    own_parameters,
-    patient_start,
     quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
