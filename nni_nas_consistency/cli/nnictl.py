@@ -19,6 +19,18 @@ and may run two trials that begin together with each other's parameters, which d
 Where trials run on other machines, the port after the web page's is bound to nniManagerIp, to which they report.
 """
 
+PATIENT_NNICTL = """
+import sys
+
+from nni.experiment import launcher
+from nni.tools.nnictl.nnictl import parse_args
+
+sys.argv[0] = "nnictl"
+launcher._check_rest_server.__defaults__ = (60, None)
+parse_args()
+"""
+"""NNI's nnictl, which by itself gives its manager up after four seconds; on a busy machine it takes longer to start."""
+
 
 def nnictl(context: typer.Context) -> None:
     """Run NNI's nnictl with the words that follow, its web page bound to this machine.
@@ -30,7 +42,7 @@ def nnictl(context: typer.Context) -> None:
     if not context.args or context.args[0] in HELP_WORDS:
         print(HELP, flush=True)
     with localhost_only(reports_to(context.args)), own_parameters():
-        done = subprocess.run([sys.executable, "-m", "nni.tools.nnictl.nnictl", *context.args], check=False)
+        done = subprocess.run([sys.executable, "-c", PATIENT_NNICTL, *context.args], check=False)
     raise typer.Exit(done.returncode)
 
 
