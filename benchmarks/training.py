@@ -33,6 +33,7 @@ from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.strategies.oneshot import stacked_is_faster
 from nni_nas_consistency.strategies.sampling import strict_fair_sampler
 from nni_nas_consistency.strategies.steps import sandwich_step
+from nni_nas_consistency.strategies.threads import MOST_THREADS, ArchThreads
 from nni_nas_consistency.supernet.make import make_supernet
 
 EXACT = 8  # images that the gradients are compared on
@@ -52,11 +53,15 @@ def main() -> None:
     archs = [supernet.largest, supernet.smallest, *sampler.draw(options.n - 2)]
     stacked = stacked_is_faster(supernet, device) if options.step == "auto" else options.step == "stacked"
     bundles = [archs[0], archs[1:]] if stacked else archs
-    print(f"{options.step}: {'stacked' if stacked else 'sliced'}")
+    side_by_side = options.step == "threads" or (options.step == "auto" and not stacked and torch.get_num_threads() > 1)
+    print(f"{options.step}: {'stacked' if stacked else 'threads' if side_by_side else 'sliced'}")
 
     def ways(images: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
+        threads = ArchThreads(supernet, min(torch.get_num_threads(), MOST_THREADS)) if side_by_side else None
         return {
-            "fast": lambda: gradients(supernet, lambda: sandwich_step(supernet, images, labels, bundles)),
+            "fast": lambda: gradients(
+                supernet, lambda: sandwich_step(supernet, images, labels, bundles, threads=threads)
+            ),
             "plain": lambda: gradients(supernet, lambda: sandwich_step(supernet, images, labels, archs)),
             "nni": lambda: gradients(theirs, lambda: nni_sandwich_step(theirs, images, labels, archs, supernet)),
         }
@@ -105,7 +110,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["cifar100", "digits"], default="cifar100", help="3×32×32 or 1×8×8")
     parser.add_argument("--n", type=int, default=18, help="archs per step")
-    parser.add_argument("--step", choices=["auto", "stacked", "sliced"], default="auto")
+    parser.add_argument("--step", choices=["auto", "stacked", "sliced", "threads"], default="auto")
     parser.add_argument("--bf16", action="store_true", help="under autocast, as `--precision bf16-mixed` trains")
     add_image_options(parser, images=128)
     add_options(parser, repeats=9)

@@ -329,6 +329,9 @@ CHANGES = [
     ("decay_epochs=1.5", "not '1.5'"),
     ("ema=1", "a number above 0 and below 1, such as 0.999, or none, not '1'"),
     ("ema=nan", "not 'nan'"),
+    ("mean_epochs=0", "a whole number of epochs from 1 to 10,000,000, or none, not '0'"),
+    ("mean_epochs=1.5", "not '1.5'"),
+    ("mean_epochs=99", "mean_epochs is 99, of a training of"),
     ("n=0", "a whole number from 1 to 50,000, not '0'"),
     ("warmup_epochs=-1", "a number of at least 0, not '-1'"),
     ("start=sorted", "as-left or reordered, not 'sorted'"),
@@ -364,6 +367,7 @@ DIGITS_OF_2022 = json.dumps(
 )
 
 COMBINATIONS = [
+    BadInput("two averages", f"{TRAIN} --set ema=0.9 --set mean_epochs=1", ("ema and mean_epochs", "give one of them")),
     BadInput("a shard that is no fraction", f"{SCORE} --shard 2", ("shard '2'", "I/N, such as 2/8")),
     BadInput("a shard beyond the last", f"{SCORE} --shard 3/2", ("shard 3/2 does not exist", "1/2 to 2/2")),
     BadInput("shard 0", f"{SCORE} --shard 0/2", ("shard 0/2 does not exist",)),

@@ -43,7 +43,7 @@ WORDS = [
     BadInput(
         "more random archs than there are",
         "archs pool list.json --space digits --random 6 --out out.json",
-        ("list.json: has 5 archs, of which 6 cannot be drawn", "ask for fewer"),
+        ("list.json: a pool of 6 archs cannot be drawn from 5", "ask for fewer"),
     ),
     BadInput("a pool over its list", f"{POOL} --out list.json --overwrite", ("list.json: is an input of this job",)),
     BadInput("a pool over another file", f"{POOL} --out scores.json", ("scores.json: holds something else",)),

@@ -49,6 +49,7 @@ OF_CHAINS = [
     BadInput("prefixes of no chain", f"{OF_TOY} --scorer prefix", ("scorer prefix", "is no chain", "--scorer")),
     BadInput("kernels of no chain", f"{TRAIN} --sharing conv=end", ("sharing conv=end", "is no chain", "leave it out")),
     BadInput("stacked archs of no chain", f"{TRAIN} --step stacked", ("step stacked", "is no chain", "--step")),
+    BadInput("threads of no chain", f"{TRAIN} --step threads", ("step threads", "is no chain", "--step")),
     BadInput(
         "the choices of no chain, shrunk",
         "shrink --checkpoint autoformer.safetensors --out out.json",
@@ -243,7 +244,7 @@ CONVERSIONS = [
         (f"{NET}: is of a different space: the network of the file has no choice for num_head_2",),
         torch=True,
     ),
-    BadInput("convert without a space", "convert odd.pth --out out.safetensors", ("Missing option '--space'",)),
+    BadInput("convert without a space", "convert odd.pth --out out.safetensors", ("Missing option '--space'. Choose from: resnet20, resnet48,",)),
     BadInput("convert for a ResNet", f"{CONVERT} --space digits", ("convert is for AutoFormer, not digits",)),
     BadInput("convert --arch", f"{CONVERT} --arch tiny", ("--arch: the code 'tiny' is not JSON",)),
     BadInput("convert --out", f"convert {NET} --space autoformer-digits --out no/out", ("there is no folder no",)),

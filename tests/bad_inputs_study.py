@@ -172,7 +172,7 @@ OWN_SETTINGS = [
     own("a pool that nothing draws from", ("draws from no pool", "sampling: pool"), "lr: 0.1", "pool: every 2"),
     own(
         "a pool larger than the list",
-        ("has 4 archs, of which 5 cannot be drawn",),
+        ("a pool of 5 archs cannot be drawn from 4",),
         "lr: 0.1",
         "sampling: pool, pool: random 5",
     ),

@@ -11,17 +11,22 @@ import psutil
 import requests
 from helpers import free_port, listening_addresses
 
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.workarounds import localhost_only, own_parameters
+
+
+def nnictl_experiment(config, home):
+    """Run nnictl with a configuration, give the address of its manager, and leave no process of it behind."""
+    return running(["create", "--config", config], home)
 
 
 @contextmanager
-def nnictl_experiment(config, home):
-    """Run nnictl with a configuration, give the address of its manager, and leave no process of it behind."""
-    with localhost_only():
+def running(words, home):
+    """Run nnictl with words that start an experiment; see `nnictl_experiment`."""
+    with localhost_only(), own_parameters():
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | {"HOME": str(home), "PATH": programs, "OMP_NUM_THREADS": "1"}
     port = free_port()
-    command = [sys.executable, "-c", PATIENT_NNICTL, "create", "--config", config, "--port", str(port)]
+    command = [sys.executable, "-c", PATIENT_NNICTL, *words, "--port", str(port)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -43,6 +43,7 @@ def run(tmp_path, monkeypatch, capsys):
         ("scoring", ["--archs", "{archs}", "--limit", "4", "--images", "8", "--bf16", "--same-process"]),
         ("training", ["--size", "digits", "--n", "4", "--images", "16"]),
         ("training", ["--size", "cifar100", "--n", "3", "--images", "4", "--step", "stacked"]),
+        ("training", ["--size", "digits", "--n", "4", "--images", "16", "--step", "threads"]),
     ],
 )
 def test_a_benchmark_compares_three_ways_that_agree(name, options, tmp_path, run):

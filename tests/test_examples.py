@@ -2,12 +2,15 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+import pytest
 import torch
 import yaml
 from helpers import random_archs, tiny_supernet, wait_for
-from nnictl_runs import get, nnictl_experiment
+from nnictl_runs import get, nnictl_experiment, running
 
 from nni_nas_consistency import jobs
 from nni_nas_consistency.archs.codecs import DIGITS_CODEC
@@ -62,11 +65,44 @@ def test_nnictl_scores_a_released_list_in_shards_that_merge_to_what_one_process_
         assert 2 <= len(done) <= 20 and done == sorted(set(done)) and done[-1] == len(scores)
 
 
-def search_in(folder, shards):
+@pytest.mark.slow
+def test_after_kill_9_of_the_manager_nnictl_resume_loses_no_shard_and_counts_none_twice(tmp_path):
+    supernet = tiny_supernet(torch.float32)
+    save_supernet(tmp_path / "supernet.safetensors", supernet, {"seed": 0})
+    archs = {f"arch{i}": arch for i, arch in enumerate(random_archs(supernet.domain, 97), 1)}
+    write_released(tmp_path / "list.json", {name: Entry(arch, 0) for name, arch in archs.items()})
+    config = search_in(tmp_path, shards=3, at_once=1)
+
+    with nnictl_experiment(config, tmp_path) as api:
+        wait_for(lambda: [trial["status"] for trial in get(api, "trial-jobs")] == ["SUCCEEDED", "RUNNING"], seconds=240)
+        id = get(api, "experiment")["id"]
+        kill_manager(tmp_path, id)
+    with running(["resume", id], tmp_path) as api:
+        wait_for(lambda: get(api, "check-status")["status"] == "DONE", seconds=240)
+        trials = get(api, "trial-jobs")
+
+    shards = [json.loads(trial["hyperParameters"][0])["parameters"]["shard"] for trial in trials]
+    assert sorted(shards) == [1, 2, 3]
+    assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 3
+    assert list(read_scores(tmp_path / "out" / "scores.json", DIGITS_CODEC).scores) == list(archs)
+
+
+def kill_manager(home, id):
+    """Kill NNI's manager and what it runs, all at once; as a machine that loses its power does."""
+    started = json.loads((home / "nni-experiments" / ".experiment").read_text())
+    manager = psutil.Process(started[id]["pid"])
+    doomed = [manager, *manager.children(recursive=True)]
+    for process in doomed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(doomed, timeout=20)
+
+
+def search_in(folder, shards, at_once=2):
     """Write the search of the example with other shards and the files of a folder; return its path."""
     config = yaml.safe_load((RELEASED / "search.yml").read_text())
     config["searchSpace"]["shard"]["_value"] = list(range(1, shards + 1))
-    config["maxTrialNumber"] = shards
+    config |= {"maxTrialNumber": shards, "trialConcurrency": at_once}
     config["trialCodeDirectory"] = str(ROOT)
     config["trialCommand"] = re.sub(r"--shards \d+", f"--shards {shards} --images 50", config["trialCommand"])
     for option, name in {"checkpoint": "supernet.safetensors", "archs": "list.json", "out": "out/scores.json"}.items():

@@ -467,7 +467,7 @@ def test_the_exported_sample_is_one_that_nni_takes_and_there_is_one_even_where_n
             "always belongs to rule='sandwich' and 'pool-distillation'; leave it out, or change the rule",
         ),
         ({"always": []}, "always is empty; name at least one arch, which is the teacher"),
-        ({"stacking": "fast"}, "stacking is 'fast'; allowed are 'auto', 'stacked', 'sliced'"),
+        ({"stacking": "fast"}, "stacking is 'fast'; allowed are 'auto', 'stacked', 'sliced', 'threads'"),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused(settings, message):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nni
 import psutil
@@ -15,8 +16,10 @@ import survivor
 import torch
 from helpers import free_port, keep_nni_in, tiny_space, tiny_supernet, wait_for
 from nni.nas.evaluator import FunctionalEvaluator
-from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent
+from nni.nas.execution import TrainingServiceExecutionEngine
+from nni.nas.execution.event import ModelEventType
 from nni.nas.space import ModelStatus
+from nni.nas.strategy import RegularizedEvolution
 from nni.runtime.tuner_command_channel import TunerCommandChannel
 from nni.runtime.tuner_command_channel.command_type import CommandType
 
@@ -143,7 +146,7 @@ def test_a_trial_that_fails_is_named_and_run_once_more_and_stopping_leaves_no_pr
             run.stop()
     assert strategy.scores() == sums(strategy.archs) and strategy.failed() == []
     assert begun(tmp_path) == {code: 2}
-    assert "1 trial(s) failed, and are run once more: arch0" in caplog.messages
+    assert f"the trial of {code} failed, and is run once more" in caplog.messages
     assert f"1 trial(s) failed: {code}" in caplog.messages
     assert run.failures() == {code: 1}
     no_process_is_left(id)
@@ -184,52 +187,39 @@ def test_an_arch_that_fails_twice_is_named_and_the_others_have_their_scores(tmp_
     strategy = ReleasedArchs(archs)
     assert RetiariiExperiment(supernet, FunctionalEvaluator(evaluate), strategy, in_process(tmp_path)).run()
     assert list(strategy.scores()) == ["arch0", "arch2"] and strategy.failed() == ["arch1"]
-    assert tried == [archs[name].code for name in ("arch0", "arch1", "arch2", "arch1")]
+    assert tried == [archs[name].code for name in ("arch0", "arch1", "arch1", "arch2")]
     assert "arch1 has no score: its trials failed" in caplog.messages
 
 
-class Engine:
-    """What a record needs of an engine."""
+def test_other_strategies_run_a_trial_that_fails_once_more_too(tmp_path):
+    supernet = tiny_supernet(torch.float32)
+    tried = []
 
-    def __init__(self):
-        self.callbacks = {}
-        self.listed = []
+    def evaluate(model):
+        tried.append(model.frozen_arch.code)
+        if tried.count(model.frozen_arch.code) == 1:
+            raise ZeroDivisionError
+        nni.report_final_result(1.0)
 
-    def register_model_event_callback(self, kind, callback):
-        self.callbacks[kind] = callback
-
-    def list_models(self, status=None):
-        yield from self.listed
-
-
-class Model:
-    """What a record needs of a model."""
-
-    def __init__(self, code):
-        self.sample = {"code": code}
-        self.metrics = type("Metrics", (), {"final": None})()
+    strategy = RegularizedEvolution(population_size=2, sample_size=2, seed=0)
+    config = in_process(tmp_path)
+    config.max_trial_number = 6
+    run = RetiariiExperiment(supernet, FunctionalEvaluator(evaluate), strategy, config)
+    assert run.run()
+    first, second, third = tried[::2]
+    assert tried == [first, first, second, second, third, third]
+    assert run.failures() == dict.fromkeys([first, second, third], 1)
+    assert [supernet.arch(model.sample).code for model in strategy.list_models()] == [first, second, third]
 
 
-def test_scores_that_nni_hands_to_the_trial_of_another_arch_count_for_the_arch_that_was_scored(caplog):
-    record, engine, ended = TrialRecord(lambda sample: sample["code"]), Engine(), []
-    record.watch(engine, lambda: ended.append(1))
-    one, two = Model("1"), Model("2")
-    right = FinalMetricEvent(one, {"default": 0.25, "arch": "1"})
-    swapped = FinalMetricEvent(one, {"default": 0.75, "arch": "2"})
-    for event in (right, swapped):
-        engine.callbacks["final_metric"](event)
-    assert (right._default_canceled, swapped._default_canceled) == (False, True)
-    assert "NNI hands the score of 2 to the trial of 1: it counts for 2 alone" in caplog.text
-    assert record.scores == {"1": 0.25, "2": 0.75}
-
-    one.metrics.final, two.metrics.final = 0.75, 0.25  # as NNI's database lists two trials that began together
-    engine.listed = [one, two]
-    assert [(model.sample["code"], model.metrics.final) for model in engine.list_models()] == [("1", 0.25), ("2", 0.75)]
-
-    engine.callbacks["training_end"](TrainingEndEvent(two, ModelStatus.Failed))
-    assert record.failures == {} and ended == [1]  # it had reported before
-    engine.callbacks["training_end"](TrainingEndEvent(Model("3"), ModelStatus.Failed))
-    assert record.failures == {"3": 1} and record.summary() == "1 trial(s) failed: 3"
+def test_a_model_that_nnis_manager_takes_no_more_is_not_waited_for_for_ever():
+    engine = object.__new__(TrainingServiceExecutionEngine)
+    engine._callbacks = {ModelEventType.FinalMetric: [], ModelEventType.TrainingEnd: []}
+    engine.nodejs_binding = SimpleNamespace(get_status=lambda: answers.pop(0))
+    TrialRecord(lambda sample: None).watch(engine, lambda: None)
+    model, answers = SimpleNamespace(status=ModelStatus.Training), ["NO_MORE_TRIAL", "DONE"]
+    engine.wait_models(model)
+    assert answers == [] and model.status is ModelStatus.Training
 
 
 def test_results_of_trials_before_a_resume_are_remembered_and_plain_numbers_are_nobodys():

@@ -64,27 +64,34 @@ def test_a_supernet_is_trained_on_whole_batches_at_a_rate_for_their_size(tmp_pat
     assert module.configure_optimizers()["optimizer"].param_groups[0]["initial_lr"] == 1.0
 
 
-def short_run(out, ema):
+AVERAGES = [{"ema": 0.7}, {"mean_epochs": 3}]
+
+
+def short_run(out, **average):
     """Return a training of four epochs of one step each."""
     phase = EMBEDDED.phases[0]
     optimization = replace(phase.optimization, epochs=4, warmup_steps=1, decay_epochs=0)
-    recipe = replace(EMBEDDED, phases=(replace(phase, n=3, optimization=optimization, ema=ema),))
+    recipe = replace(EMBEDDED, phases=(replace(phase, n=3, optimization=optimization, **average),))
     few = {"train_images": 32, "val_images": 20, "device": "cpu", "keep_epochs": True}
     return jobs.TrainJob(EMBEDDED_BENCHMARK, EMBEDDED_BENCHMARK.data, recipe, out, **few)
 
 
-@pytest.fixture(scope="module")
-def averaged(tmp_path_factory):
+@pytest.fixture(scope="module", params=AVERAGES, ids=str)
+def averaging(request, tmp_path_factory):
+    """Return the setting of an average, and the folder of a run with it."""
     folder = tmp_path_factory.mktemp("averaged")
-    jobs.train(short_run(folder, 0.7))
-    return folder
+    jobs.train(short_run(folder, **request.param))
+    return request.param, folder
 
 
-def test_the_supernet_of_an_averaging_recipe_holds_the_moving_average_of_its_steps(averaged):
+def test_the_supernet_of_an_averaging_recipe_holds_the_average_of_its_epochs(averaging):
+    setting, averaged = averaging
     steps = [load_file(path) for path in sorted((averaged / "epochs").iterdir())]
     average = steps[0]
     for weights in steps[1:]:
         average = {name: 0.7 * average[name] + 0.3 * tensor for name, tensor in weights.items()}
+    if "mean_epochs" in setting:
+        average = {name: sum(weights[name] for weights in steps[1:]) / 3 for name in steps[0]}
     supernet = load_file(averaged / "supernet.safetensors")
     floating = [name for name, tensor in supernet.items() if tensor.is_floating_point()]
     assert floating
@@ -93,7 +100,9 @@ def test_the_supernet_of_an_averaging_recipe_holds_the_moving_average_of_its_ste
     assert not all(torch.equal(supernet[name], steps[-1][name]) for name in floating)
 
 
-def test_an_average_goes_on_where_a_killed_run_left_it(averaged, tmp_path):
+def test_an_average_goes_on_where_a_killed_run_left_it(averaging, tmp_path):
+    setting, averaged = averaging
+
     class Killed(BaseException):
         pass
 
@@ -102,15 +111,16 @@ def test_an_average_goes_on_where_a_killed_run_left_it(averaged, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        jobs.train(short_run(tmp_path, 0.7), write=kill)
-    jobs.train(short_run(tmp_path, 0.7))
+        jobs.train(short_run(tmp_path, **setting), write=kill)
+    jobs.train(short_run(tmp_path, **setting))
     expected = load_file(averaged / "supernet.safetensors")
     got = load_file(tmp_path / "supernet.safetensors")
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
 
 
-def test_an_average_leaves_the_training_itself_alone(averaged, tmp_path):
-    jobs.train(short_run(tmp_path, None))
+def test_an_average_leaves_the_training_itself_alone(averaging, tmp_path):
+    _, averaged = averaging
+    jobs.train(short_run(tmp_path))
     for path in sorted((averaged / "epochs").iterdir()):
         plain = load_file(tmp_path / "epochs" / path.name)
         assert all(torch.equal(plain[name], tensor) for name, tensor in load_file(path).items())

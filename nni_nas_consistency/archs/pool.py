@@ -65,5 +65,5 @@ def some(items: Mapping[str, Item], count: int, seed: int) -> dict[str, Item]:
         InputError: The list is shorter.
     """
     if count > len(items):
-        raise InputError(f"has {len(items)} archs, of which {count} cannot be drawn; ask for fewer")
+        raise InputError(f"a pool of {count} archs cannot be drawn from {len(items)}; ask for fewer")
     return {name: items[name] for name in Random(seed).sample(list(items), count)}

@@ -116,7 +116,7 @@ def _usage(error: typer.TyperException) -> str:
     """Return typer's message with the value that it is about, and the help text."""
     from pydantic import ValidationError  # typer's, loaded only where there is a bad value
 
-    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    message = error.format_message().replace("Value error, ", "").replace("\n\t", " ").rstrip(".")
     if isinstance(error.__cause__, ValidationError):
         value = repr(error.__cause__.errors()[0]["input"])
         if value not in message:

@@ -1,4 +1,4 @@
-"""`nni-consistency nnictl …`: NNI's own command, with its web page bound to this machine."""
+"""`nni-consistency nnictl …`: NNI's own command, with its page bound to this machine and its trials not mixed up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ HELP_WORDS = ("-h", "--help")
 
 HELP = """\
 nni-consistency nnictl runs NNI's own nnictl with the words that follow, all of them as they are, and binds the web page
-of what it starts to 127.0.0.1. By itself NNI listens on all network interfaces, without a password (docs/security.md).
+of what it starts to 127.0.0.1. By itself NNI listens on all network interfaces, without a password (docs/security.md),
+and may run two trials that begin together with each other's parameters, which does not happen here either.
 Where trials run on other machines, the port after the web page's is bound to nniManagerIp, to which they report.
 """
 
@@ -24,11 +25,11 @@ def nnictl(context: typer.Context) -> None:
 
     NNI's manager by itself listens on all network interfaces, without a password, and prints 127.0.0.1.
     """
-    from nni_nas_consistency.nni3.workarounds import localhost_only
+    from nni_nas_consistency.nni3.workarounds import localhost_only, own_parameters
 
     if not context.args or context.args[0] in HELP_WORDS:
         print(HELP, flush=True)
-    with localhost_only(reports_to(context.args)):
+    with localhost_only(reports_to(context.args)), own_parameters():
         done = subprocess.run([sys.executable, "-m", "nni.tools.nnictl.nnictl", *context.args], check=False)
     raise typer.Exit(done.returncode)
 

@@ -102,8 +102,12 @@ class FolderWords:
     cache: Path | None = None
     workers: int | None = None
 
-    def options(self) -> dict[str, object]:
-        """Return what is given besides the folder, by the word on the command line."""
+    def check_unused(self, data: DataSet) -> None:
+        """See that nothing but a folder is given where a data set is no folder of images.
+
+        Raises:
+            InputError: An option is.
+        """
         values = {
             "--side": self.side,
             "--smallest-crop": self.smallest_crop,
@@ -112,7 +116,9 @@ class FolderWords:
             "--cache": self.cache,
             "--workers": self.workers,
         }
-        return {option: value for option, value in values.items() if value is not None}
+        for option, value in values.items():
+            if value is not None:
+                raise InputError(f"{option} is for a folder of images, and {data.name} is none; leave it out")
 
 
 def system_and_data(
@@ -139,8 +145,7 @@ def system_and_data(
     chosen = _named([system.data, *DATA_SETS], data) or of_checkpoint or system.data
     if chosen.folder is not None:
         return system, _folder_of(chosen, folder, checkpoint, shape)
-    for option in folder.options():
-        raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
+    folder.check_unused(chosen)
     if of_checkpoint is not None and of_checkpoint.shape != chosen.shape:
         raise InputError(
             f"{checkpoint}: was trained on {of_checkpoint.name}, whose classes or image size {chosen.name} does not "
@@ -243,8 +248,7 @@ def system_and_data_of_network(
         raise CheckpointError(f"{weights}: is of space {trained.space}, not {space}; leave --space out")
     chosen = _named([trained.data, *DATA_SETS], data) or of_weights or trained.data
     if chosen.folder is None:
-        for option in folder.options():
-            raise InputError(f"{option} is for a folder of images, and {chosen.name} is none; leave it out")
+        folder.check_unused(chosen)
         return trained, chosen
     if new_head:
         words = replace(folder, side=image_size or (None if shape is None else shape[2]))
@@ -686,6 +690,13 @@ def _batch(text: str) -> int:
     return value
 
 
+def _epochs_or_none(text: str) -> int | None:
+    value = _count_or_none(text)
+    if value == 0:
+        raise ValueError(text)
+    return value
+
+
 def _size_or_none(text: str) -> int | None:
     if text == "none":
         return None
@@ -766,6 +777,7 @@ PHASE_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "distill_from": (_epoch_or_never, "an epoch, the first being 0, or never"),
     "grad_clip": (_above_zero_or_none, "a number above 0, or none"),
     "ema": (_decay_or_none, "a number above 0 and below 1, such as 0.999, or none"),
+    "mean_epochs": (_epochs_or_none, f"a whole number of epochs from 1 to {MOST_STEPS:,}, or none"),
     "start": (_one_of("as-left", "reordered"), "as-left or reordered"),
     "sandwich_ramp": (_count_or_none, "epochs, 0 for full strength at once, or none"),
     "rank_weight": (_number, "a number of at least 0"),

@@ -108,8 +108,10 @@ def train(
     overwrite: OverwriteRunOption = False,
     seed: SeedOption = 0,
     step: Annotated[
-        Literal["auto", "stacked", "sliced"],
-        typer.Option(help="Archs of a step: one stacked batch, or sliced one by one."),
+        Literal["auto", "stacked", "sliced", "threads"],
+        typer.Option(
+            help="Archs of a step: one stacked batch, sliced one by one, or one by one on threads of their own (CPU)."
+        ),
     ] = "auto",
     precision: PrecisionOption = "32-true",
     checkpoint_steps: CheckpointStepsOption = None,

@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from nni_nas_consistency.errors import DataError
 from nni_nas_consistency.files.strict_json import Json
 from nni_nas_consistency.images.draws import Draw, seed_of
-from nni_nas_consistency.images.folder_options import FolderOptions, Resizing, class_names, read_file_list
+from nni_nas_consistency.images.folder_options import FolderOptions, Resizing, class_names, classes_in, read_file_list
 
 ORDER_SEED = 2022
 """Of the one order that the images of a folder have here. Files are sorted by class: the first images of that order
@@ -211,7 +211,7 @@ def image_files(root: Path, options: FolderOptions, classes: int, *, train: bool
         other = "" if train else ", or hold out some of train, by --val-fraction or --val-files"
         raise DataError(f"{folder}: is no folder; name another --data-root{other}")
     files, labels = _listed(folder, classes)
-    if split == "val" and _classes_of(folder) != class_names(root):
+    if split == "val" and classes_in(folder) != class_names(root):
         raise DataError(f"{root}: train and val have different class folders; give both the same ones")
     order = np.random.RandomState(ORDER_SEED).permutation(len(files))
     files, labels = files[order], labels[order]
@@ -221,10 +221,6 @@ def image_files(root: Path, options: FolderOptions, classes: int, *, train: bool
         files, labels = (files[~held_out], labels[~held_out]) if train else (files[held_out], labels[held_out])
         name = "train" if train else _name_of_held_out(files)
     return ImageFiles(name, folder, files, torch.from_numpy(labels), classes, options.resizing, options.processes)
-
-
-def _classes_of(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
 
 
 def _listed(folder: Path, classes: int) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:

@@ -126,19 +126,27 @@ class FolderOptions:
 
 
 def class_names(root: Path) -> list[str]:
-    """Return the names of the folders in `train`, or in `val` where there is no `train`, sorted.
+    """Return the names of the classes in `train`, or in `val` where there is no `train`, sorted.
 
     Raises:
         DataError: There is neither, or one cannot be read.
     """
     for split in ("train", "val"):
-        folder = root / split
-        if folder.is_dir():
-            try:
-                return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-            except OSError as error:
-                raise DataError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+        if (root / split).is_dir():
+            return classes_in(root / split)
     raise DataError(f"{root}: has neither train nor val; a folder of images has train/CLASS/FILE and val/CLASS/FILE")
+
+
+def classes_in(split: Path) -> list[str]:
+    """Return the names of the folders in `train` or `val`, sorted.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(split) if entry.is_dir())
+    except OSError as error:
+        raise DataError(f"{split}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def read_file_list(path: Path) -> list[str]:

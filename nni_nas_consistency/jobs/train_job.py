@@ -50,7 +50,8 @@ class TrainJob:
         phase_pools: Phase → arch list, for phases with a pool of their own.
         resume: Whether `out` must hold a run to go on with; the same job goes on without it too.
         overwrite: Whether a run of other settings in `out` is deleted, and a finished one trained again.
-        stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or `auto`.
+        stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), one by one on
+            threads of their own (`threads`), or `auto`, the fastest.
         precision: Lightning's word for it.
         checkpoint_steps: Steps between checkpoints; None: one an epoch.
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
@@ -80,7 +81,7 @@ class TrainJob:
     phase_pools: Mapping[int, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
-    stacking: Literal["auto", "stacked", "sliced"] = "auto"
+    stacking: Literal["auto", "stacked", "sliced", "threads"] = "auto"
     precision: str = "32-true"
     checkpoint_steps: int | None = None
     keep_epochs: bool = False
@@ -97,8 +98,8 @@ class TrainJob:
             raise InputError(
                 f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out"
             )
-        if not self.system.is_chain and self.stacking == "stacked":
-            raise InputError(f"step stacked: {space} is no chain, its archs run one by one; leave --step out")
+        if not self.system.is_chain and self.stacking in ("stacked", "threads"):
+            raise InputError(f"step {self.stacking}: {space} is no chain, its archs run one by one; leave --step out")
 
     def settings(self) -> dict[str, Json]:
         """Return what decides the weights and the metrics, besides images, pools and the weights to start from."""

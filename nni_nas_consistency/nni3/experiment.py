@@ -43,6 +43,7 @@ from nni_nas_consistency.nni3.workarounds import (
     manager_told_of,
     nni_config,
     no_word_of_a_full_log,
+    own_parameters,
     patient_start,
     quiet_interruptions,
     repaired_freeze,
@@ -242,6 +243,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
             check_gpus(self.config)
         with (
             localhost_only(_reports_to(self.config)),
+            own_parameters(),
             patient_start(),
             bound_address_only(),
             unknown_commands_passed_over(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from nni.mutable import Categorical
+from nni.mutable import Categorical, CategoricalMultiple, MutableAnnotation
 from nni.nas.experiment import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from nni.nas.strategy import ENAS, TPE, PolicyBasedRL, Proxyless, RandomOneShot, Strategy
@@ -34,7 +34,7 @@ def check_strategy(space: ModelSpace, strategy: Strategy) -> None:
             "SandwichStrategy(n=1, rule='multi-path'), which draws one arch a step as well"
         )
     if kind in (TPE, PolicyBasedRL):
-        _check_plain_choices(space, name, kind.__name__)
+        _check_choices_of_one(space, name, kind)
 
 
 def check_gpus(config: NasExperimentConfig) -> None:
@@ -63,13 +63,21 @@ def _check_choices_of_layers(space: ModelSpace, name: str) -> None:
             )
 
 
-def _check_plain_choices(space: ModelSpace, name: str, strategy: str) -> None:
+def _check_choices_of_one(space: ModelSpace, name: str, strategy: type[Strategy]) -> None:
     for label, mutable in space.simplify().items():
-        if not isinstance(mutable, Categorical):
-            raise InputError(
-                f"{strategy} draws one of several values, and {label} of {name} is a {type(mutable).__name__}: use "
-                "Random, GridSearch or RegularizedEvolution"
-            )
+        if isinstance(mutable, Categorical) or (strategy is PolicyBasedRL and _is_drawn_by_learning(mutable)):
+            continue
+        raise InputError(
+            f"{strategy.__name__} draws one of several values, and {label} of {name} is a {type(mutable).__name__}: "
+            "use Random, GridSearch or RegularizedEvolution"
+        )
+
+
+def _is_drawn_by_learning(mutable: object) -> bool:
+    """Return whether NNI's reinforcement learning can do with a mutable: one of a set, any of it, or a constraint."""
+    if isinstance(mutable, CategoricalMultiple):
+        return mutable.n_chosen in (None, 1)
+    return isinstance(mutable, MutableAnnotation)
 
 
 def _has_absent_links(space: ModelSpace) -> bool:

@@ -1,16 +1,18 @@
-"""What the trials of an experiment said of themselves: which arch has which score, and which failed.
+"""What the trials of an experiment said of themselves: which arch has which score, and which failed and run once more.
 
-NNI 3.0 may store two trials that begin together with each other's parameters. So a trial names the arch that it has
-scored, and a score belongs to that arch, whatever NNI's database says.
+A trial names the arch that it has scored, so that a score belongs to that arch, whoever asks for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nni.nas.execution import ExecutionEngine
+import requests
+from nni.nas.execution import ExecutionEngine, SequentialExecutionEngine, TrainingServiceExecutionEngine
 from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
 from nni.nas.space import ExecutableModelSpace, ModelStatus
 
@@ -19,9 +21,15 @@ logger = logging.getLogger(__name__)
 MOST_NAMES = 10
 """How many archs a summary names."""
 
+ENDED = ("DONE", "STOPPED", "ERROR")
+"""What NNI's manager says of an experiment that takes no more trials."""
+
 
 class TrialRecord:
     """Scores and failures by the code of the arch.
+
+    A trial that ends without a result, because it raised, was over `max_trial_duration` or had no device, is run once
+    more, if the experiment may have one more trial.
 
     Args:
         code_of: Returns the code of an arch from its sample, or None for spaces whose archs have no code.
@@ -31,31 +39,39 @@ class TrialRecord:
         self.scores: dict[str, float] = {}
         self.failures: dict[str, int] = {}
         self._code_of = code_of
+        self._running: dict[int, ExecutableModelSpace] = {}
+        self._submitting = threading.RLock()
 
     def watch(self, engine: ExecutionEngine, ended: Callable[[], None]) -> None:
-        """Listen to the trials of an engine, and let it list models with the scores that their trials reported.
+        """Listen to the trials of an engine.
+
+        NNI tells nothing of models that the strategy does not keep, as Random does not: so they are kept here until
+        they end.
 
         Args:
             engine: The engine.
-            ended: Called when a trial has ended, whatever its result.
+            ended: Called when a trial has ended, whatever its result, and is not run once more.
         """
-        engine.register_model_event_callback(ModelEventType.FinalMetric, self._note_score)
+        submit = engine.submit_models
+
+        def submit_models(*models: ExecutableModelSpace) -> None:
+            with self._submitting:  # NNI counts its parameters without a lock, and trials are submitted by two threads
+                self._running |= {id(model): model for model in models}
+                submit(*models)
 
         def note_end(event: TrainingEndEvent) -> None:
-            self._note_end(event)
+            if self._note_end(event) and _may_run_again(engine):
+                event.stop_propagation()
+                self._run_again(engine, event.model)
+                return
+            self._running.pop(id(event.model), None)
             ended()
 
+        engine.submit_models = submit_models
+        engine.register_model_event_callback(ModelEventType.FinalMetric, self._note_score)
         engine.register_model_event_callback(ModelEventType.TrainingEnd, note_end)
-        listed = engine.list_models
-
-        def list_models(status: ModelStatus | None = None) -> Iterator[ExecutableModelSpace]:
-            for model in listed(status):
-                code = self._code(model)
-                if code in self.scores and model.metrics.final is not None:
-                    model.metrics.final = self.scores[code]
-                yield model
-
-        engine.list_models = list_models
+        if isinstance(engine, TrainingServiceExecutionEngine):
+            engine.wait_models = _bounded_wait(engine)
 
     def remember(self, reported: Iterable[object]) -> None:
         """Take the final results that NNI kept of earlier trials."""
@@ -71,24 +87,57 @@ class TrialRecord:
         return f"{sum(self.failures.values())} trial(s) failed: {', '.join(named[:MOST_NAMES])}{more}"
 
     def _note_score(self, event: FinalMetricEvent) -> None:
-        code, own = self._take(event.metric), self._code(event.model)
-        if code is None or own in (code, None):
-            return
-        event.prevent_default()  # the score of another arch
-        logger.error("NNI hands the score of %s to the trial of %s: it counts for %s alone", code, own, code)
+        self._take(event.metric)
 
-    def _take(self, metric: object) -> str | None:
-        """Note the score of the arch that a final result names, and return its code; None if it names none."""
-        if not isinstance(metric, Mapping) or not isinstance(metric.get("arch"), str):
-            return None
-        self.scores[metric["arch"]] = float(metric["default"])
-        return str(metric["arch"])
+    def _take(self, metric: object) -> None:
+        """Note the score of the arch that a final result names, if it names one."""
+        if isinstance(metric, Mapping) and isinstance(metric.get("arch"), str):
+            self.scores[metric["arch"]] = float(metric["default"])
 
-    def _note_end(self, event: TrainingEndEvent) -> None:
-        if event.status is ModelStatus.Failed or event.model.metrics.final is None:
-            code = self._code(event.model) or str(event.model.sample)
-            if event.status is not ModelStatus.Interrupted and code not in self.scores:
-                self.failures[code] = self.failures.get(code, 0) + 1
+    def _note_end(self, event: TrainingEndEvent) -> bool:
+        """Note a failure, and return whether it is the first one of its arch."""
+        has_result = event.status is ModelStatus.Trained and event.model.metrics.final is not None
+        if has_result or event.status is ModelStatus.Interrupted:
+            return False
+        code = self._name(event.model)
+        self.failures[code] = self.failures.get(code, 0) + 1
+        return self.failures[code] == 1
 
-    def _code(self, model: ExecutableModelSpace) -> str | None:
-        return None if model.sample is None else self._code_of(model.sample)
+    def _run_again(self, engine: ExecutionEngine, model: ExecutableModelSpace) -> None:
+        logger.warning("the trial of %s failed, and is run once more", self._name(model))
+        model.metrics.clear()  # of the first time
+        if isinstance(engine, SequentialExecutionEngine):
+            engine._history.remove(model)  # which would list it twice
+        engine.submit_models(model)
+
+    def _name(self, model: ExecutableModelSpace) -> str:
+        """Return the code of a model, or else its sample."""
+        code = None if model.sample is None else self._code_of(model.sample)
+        return str(model.sample) if code is None else code
+
+
+def _may_run_again(engine: ExecutionEngine) -> bool:
+    if isinstance(engine, SequentialExecutionEngine) and not engine.continue_on_failure:
+        return False  # the exception ends the experiment
+    try:
+        return bool(engine.budget_available())
+    except (RuntimeError, requests.exceptions.RequestException):  # the engine is stopped, or the manager is
+        return False
+
+
+def _bounded_wait(engine: TrainingServiceExecutionEngine) -> Callable[..., None]:
+    """Return what waits for models, but not for those that NNI's manager takes no more.
+
+    NNI waits for ever for a model that was submitted as the last trial was given to one that is run once more.
+    """
+    wait = engine.wait_models
+
+    def wait_models(*models: ExecutableModelSpace) -> None:
+        if not models:
+            wait()
+        while any(model.status is ModelStatus.Training for model in models):
+            if engine.nodejs_binding.get_status() in ENDED:
+                return
+            time.sleep(0.5)
+
+    return wait_models

@@ -195,9 +195,30 @@ def localhost_only(reports: str | None = None) -> Iterator[None]:
         reports: The address of this machine to which trials of other machines report, `nniManagerIp`; there the port
             after the web page's listens. None: no trials run on other machines.
     """
-    with as_file(files("nni_nas_consistency") / "assets" / "localhost.js") as script:
+    with _loaded_before_manager("localhost.js"), _environment({REPORTS: reports}):
+        yield
+
+
+@contextmanager
+def own_parameters() -> Iterator[None]:
+    """Let trials that begin together have their own parameters; also those of a manager that `nnictl` starts.
+
+    NNI's manager gives the parameters that it holds to whichever trial asks first, so that two trials may run with each
+    other's: then its database, its page and its exports have their results swapped. And a grid search that `nnictl
+    resume` goes on with gives the parameters of trials that are run again to others too, in place of those that are
+    left. Can go with `test_nnis_manager_gives_parameters_to_whichever_trial_asks_first` (tests/test_swaps.py) and
+    `test_after_kill_9_of_the_manager_nnictl_resume_loses_no_shard_and_counts_none_twice` (tests/test_examples.py).
+    """
+    with _loaded_before_manager("trial_parameters.js"):
+        yield
+
+
+@contextmanager
+def _loaded_before_manager(asset: str) -> Iterator[None]:
+    """Let NNI's manager, which runs in Node, load a script of ours before itself."""
+    with as_file(files("nni_nas_consistency") / "assets" / asset) as script:
         options = f'{os.environ.get("NODE_OPTIONS", "")} --require "{script}"'.strip()
-        with _environment({"NODE_OPTIONS": options, REPORTS: reports}):
+        with _environment({"NODE_OPTIONS": options}):
             yield
 
 

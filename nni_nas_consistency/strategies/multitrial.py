@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from nni.nas.execution import TrainingServiceExecutionEngine
 from nni.nas.space import ExecutableModelSpace, ModelStatus
 from nni.nas.strategy.base import Strategy
 
@@ -19,8 +17,7 @@ logger = logging.getLogger(__name__)
 class ReleasedArchs(Strategy):  # type: ignore[misc]
     """Submit a trial for every arch of a list, once, in the order of the list.
 
-    A trial that fails, because it raises, is over `max_trial_duration`, or has no device, is run once more after all
-    others, if `max_trial_number` leaves room for it.
+    `RetiariiExperiment` runs a trial that fails once more, if `max_trial_number` leaves room for it.
 
     Args:
         archs: Name → arch, such as `{name: entry.arch for name, entry in read_released(file, codec).items()}`.
@@ -56,36 +53,19 @@ class ReleasedArchs(Strategy):  # type: ignore[misc]
         self._former = dict(state["scores"])
 
     def _run(self) -> None:
-        self._submit(name for name in self.archs if name not in self._former)
-        self._wait()
-        again = self.failed()
-        if again:
-            logger.warning("%d trial(s) failed, and are run once more: %s", len(again), ", ".join(again))
-            self._submit(again)
-            self._wait()
-        for name in self.failed():
-            logger.warning("%s has no score: its trials failed", name)
-
-    def _submit(self, names: Iterable[str]) -> None:
         read_by_network = set(self.model_space.simplify())
-        for name in names:
+        for name in (name for name in self.archs if name not in self._former):
             if not self.wait_for_resource():
-                return
+                break
             sample = {label: choice for label, choice in self.archs[name].sample.items() if label in read_by_network}
             model = self.model_space.freeze(sample)
             model.arch_name = name  # a parameter of the trial, where NNI's web page shows it
             self._submitted[name] = model
             self.engine.submit_models(model)
-
-    def _wait(self) -> None:
-        """Wait until all trials have ended, or NNI's manager takes no more of them."""
-        engine = self.engine
-        while any(model.status is ModelStatus.Training for model in self._submitted.values()):
-            if not isinstance(engine, TrainingServiceExecutionEngine):
-                return
-            if engine.nodejs_binding.get_status() in ("DONE", "STOPPED", "ERROR"):
-                return
-            time.sleep(0.5)
+        if self._submitted:
+            self.engine.wait_models(*self._submitted.values())
+        for name in self.failed():
+            logger.warning("%s has no score: its trials failed", name)
 
 
 def _is_without_result(model: ExecutableModelSpace) -> bool:

@@ -40,6 +40,7 @@ from nni_nas_consistency.strategies.steps import (
     pool_distillation_step,
     sandwich_step,
 )
+from nni_nas_consistency.strategies.threads import MOST_THREADS, ArchThreads, can_run_on_threads
 from nni_nas_consistency.supernet.active import Sample, active_of, can_stack, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
@@ -48,7 +49,7 @@ from nni_nas_consistency.supernet.sharing import FULL, Sharing
 from nni_nas_consistency.supernet.statistics import batch_statistics
 
 Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
-Stacking = Literal["auto", "stacked", "sliced"]
+Stacking = Literal["auto", "stacked", "sliced", "threads"]
 
 STACKED_BELOW_MACS = 1_000_000
 """Where the largest subnet is smaller, kernel launches cost more than arithmetic, and stacking is faster on a CPU too:
@@ -113,8 +114,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
             learn from the softmax of the first; before it they learn from the labels. 0 as published; None: never. In a
             short run the teacher must have learnt from the labels first (docs/decisions/0006-late-teacher.md).
         grad_clip: Maximum norm of the gradient, or None. `Trainer(gradient_clip_val=…)` takes precedence.
-        stacking: Whether the archs of a step run as one masked batch (`stacked`) or one by one (`sliced`); `auto`
-            takes the faster.
+        stacking: Whether the archs of a step run as one masked batch (`stacked`), one by one (`sliced`), or one by one
+            on threads of their own (`threads`, on a CPU alone); `auto` takes the fastest.
         sharing: How archs share weights; None: as in the supernet that is given, else one kernel per layer.
         seed: Seed of the default sampler and of the watched archs.
         watched: Number of sampled archs to validate, besides those that run at every step.
@@ -144,8 +145,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         if (rule == "frozen-teacher") != (teacher is not None):
             raise InputError("rule='frozen-teacher' and teacher=FrozenTeacher(…) go together; give both or neither")
         _check_always(rule, always)
-        if stacking not in ("auto", "stacked", "sliced"):
-            raise InputError(f"stacking is {stacking!r}; allowed are 'auto', 'stacked', 'sliced'")
+        if stacking not in get_args(Stacking):
+            raise InputError(f"stacking is {stacking!r}; allowed are {', '.join(map(repr, get_args(Stacking)))}")
         least = 1 if rule != "sandwich" else len(always) if always else 2
         least = 2 if rule == "sampled-teacher" and distill_from is not None else least
         if n < least:
@@ -229,6 +230,18 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         """The parameters of the supernet: to look them up at every step took 12 of 18 ms of clipping 8,156 of them."""
         return list(self.model.parameters())
 
+    @cached_property
+    def threads(self) -> ArchThreads | None:
+        """The threads that the archs of a step run on, or None if they run one by one on all threads of torch."""
+        stacking, count = self.strategy.stacking, min(torch.get_num_threads(), MOST_THREADS)
+        if stacking == "threads":
+            _check_threads(self.model, self.trainer.world_size)
+            return ArchThreads(self.model, max(count, 2))
+        wanted = stacking == "auto" and not stacked_is_faster(self.model, self.device)
+        if not wanted or count < 2 or self.trainer.world_size > 1 or not can_run_on_threads(self.model):
+            return None
+        return ArchThreads(self.model, count)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Run n archs forward and backward on a batch, and take one optimizer step."""
         images, labels = batch
@@ -238,7 +251,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         step = self._step(archs, images)
         bundles = self._bundled(archs, images.device)
         if self.trainer.world_size == 1:
-            losses = step(self.model, images, labels, bundles, backward=self.manual_backward)
+            threads = self.threads if len(bundles) > 1 else None
+            losses = step(self.model, images, labels, bundles, backward=self.manual_backward, threads=threads)
             self._check_finite(losses, archs)
         else:
             with cast("ParallelStrategy", self.trainer.strategy).block_backward_sync():
@@ -343,6 +357,19 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         raise NonFiniteLoss(
             f"the loss of arch {archs[index].code} is {float(losses[index])} at step {self.trainer.global_step}; "
             f"last good checkpoint: {checkpoint or 'none'}. Lower the learning rate or lengthen the warm-up."
+        )
+
+
+def _check_threads(supernet: ModelSpace, processes: int) -> None:
+    """Refuse threads of their own for archs that cannot have them."""
+    if processes > 1:
+        raise InputError(
+            f"stacking is 'threads' on {processes} processes; take either: stacking='sliced', or devices=1"
+        )
+    if not can_run_on_threads(supernet):
+        raise InputError(
+            f"stacking is 'threads', but archs of {type(supernet).__name__} run one by one: threads need a CPU and a "
+            "chain space of elastic modules without dropout; use stacking='auto'"
         )
 
 

@@ -1,13 +1,14 @@
 """Training steps: the gradients of several archs on one batch. Plain torch, independent of Lightning and strategies.
 
-All share one signature: `(supernet, images, labels, archs, *, backward) → losses`. The archs come in bundles: a single
-arch runs alone, a list of archs as one stacked batch; the results agree up to rounding.
+All share one signature, `(supernet, images, labels, archs, *, backward, threads) → losses`. The archs come in bundles:
+a single arch runs alone, a list of archs as one stacked batch; the results agree up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.strategies.losses import hard_cross_entropy, pairwise_rank_loss, soft_cross_entropy
+from nni_nas_consistency.strategies.threads import ArchThreads, Pass
 from nni_nas_consistency.supernet.active import logits_of
 
 Bundle: TypeAlias = "Arch | Sequence[Arch]"
@@ -28,7 +30,14 @@ class TrainingStep(Protocol):
     """One training step."""
 
     def __call__(
-        self, supernet: ModelSpace, images: Tensor, labels: Tensor, archs: Sequence[Bundle], *, backward: Backward
+        self,
+        supernet: ModelSpace,
+        images: Tensor,
+        labels: Tensor,
+        archs: Sequence[Bundle],
+        *,
+        backward: Backward,
+        threads: ArchThreads | None = None,
     ) -> Tensor:
         """Run the archs forward and backward on one batch, and return their losses.
 
@@ -38,6 +47,7 @@ class TrainingStep(Protocol):
             labels: int64 [B].
             archs: n archs, in bundles.
             backward: Called with each loss, to add its gradients to `.grad`; Lightning passes `manual_backward`.
+            threads: Run the bundles side by side and add their gradients, in place of `backward`; None: one by one.
 
         Returns:
             The losses, detached, in the order of the archs: [n].
@@ -51,6 +61,7 @@ def sandwich_step(
     archs: Sequence[Bundle],
     *,
     backward: Backward = torch.autograd.backward,
+    threads: ArchThreads | None = None,
 ) -> Tensor:
     """In-place distillation: the first arch learns from the labels, all others from its softmax; see `TrainingStep`.
 
@@ -63,14 +74,14 @@ def sandwich_step(
     images = images.contiguous(memory_format=torch.channels_last)
     teacher = logits_of(supernet, images, archs[0])
     first = hard_cross_entropy(teacher, labels)
-    backward(first / n)
     target = teacher.detach().softmax(-1)
-    losses = [first]
-    for bundle in archs[1:]:
-        loss = soft_cross_entropy(logits_of(supernet, images, bundle), target)
-        backward(loss.sum() / n)
-        losses.append(loss)
-    return _joined(losses)
+
+    def student(network: ModelSpace, bundle: Bundle) -> tuple[Tensor, Tensor]:
+        loss = soft_cross_entropy(logits_of(network, images, bundle), target)
+        return loss.sum() / n, loss
+
+    students = [partial(student, bundle=bundle) for bundle in archs[1:]]
+    return _run([lambda _: (first / n, first), *students], supernet, backward, threads)
 
 
 def multi_path_step(
@@ -80,18 +91,13 @@ def multi_path_step(
     archs: Sequence[Bundle],
     *,
     backward: Backward = torch.autograd.backward,
+    threads: ArchThreads | None = None,
 ) -> Tensor:
     """Every arch learns from the labels; see `TrainingStep`. The gradients are those of the sum of the n losses.
 
     With one arch this is single-path sampling (SPOS, Guo et al. 2020); with six, a step of recipe ans.
     """
-    images = images.contiguous(memory_format=torch.channels_last)
-    losses = []
-    for bundle in archs:
-        loss = hard_cross_entropy(logits_of(supernet, images, bundle), labels)
-        backward(loss.sum())
-        losses.append(loss)
-    return _joined(losses)
+    return _run(_label_passes(images, labels, archs, divisor=1), supernet, backward, threads)
 
 
 def label_step(
@@ -101,13 +107,14 @@ def label_step(
     archs: Sequence[Bundle],
     *,
     backward: Backward = torch.autograd.backward,
+    threads: ArchThreads | None = None,
 ) -> Tensor:
     """Every arch learns from the labels; see `TrainingStep`. The gradients are those of the mean of the n losses.
 
     Used by the sandwich rule before its teacher is any good (docs/decisions/0006-late-teacher.md).
     """
-    n = count_archs(archs)
-    return multi_path_step(supernet, images, labels, archs, backward=lambda loss: backward(loss / n))
+    passes = _label_passes(images, labels, archs, divisor=count_archs(archs))
+    return _run(passes, supernet, backward, threads)
 
 
 def pool_distillation_step(
@@ -117,6 +124,7 @@ def pool_distillation_step(
     archs: Sequence[Bundle],
     *,
     backward: Backward = torch.autograd.backward,
+    threads: ArchThreads | None = None,
 ) -> Tensor:
     """The first arch learns from the labels, all others from these and from its softmax; see `TrainingStep`.
 
@@ -133,15 +141,16 @@ def pool_distillation_step(
     images = images.contiguous(memory_format=torch.channels_last)
     teacher = logits_of(supernet, images, archs[0])
     first = hard_cross_entropy(teacher, labels)
-    backward(0.5 * (count_archs(archs) - 1) * first)
     target = teacher.detach().softmax(-1)
-    losses = [first]
-    for bundle in archs[1:]:
-        logits = logits_of(supernet, images, bundle)
+
+    def student(network: ModelSpace, bundle: Bundle) -> tuple[Tensor, Tensor]:
+        logits = logits_of(network, images, bundle)
         loss = 0.5 * hard_cross_entropy(logits, labels) + 2 * soft_cross_entropy(logits, target)
-        backward(loss.sum())
-        losses.append(loss)
-    return _joined(losses)
+        return loss.sum(), loss
+
+    students = [partial(student, bundle=bundle) for bundle in archs[1:]]
+    others = count_archs(archs) - 1
+    return _run([lambda _: (0.5 * others * first, first), *students], supernet, backward, threads)
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,7 @@ def frozen_teacher_step(
     archs: Sequence[Bundle],
     *,
     backward: Backward = torch.autograd.backward,
+    threads: ArchThreads | None = None,
     teacher: nn.Module,
     weights: Sequence[float] | None = None,
     rank: RankLoss | None = None,
@@ -180,6 +190,7 @@ def frozen_teacher_step(
         archs: n archs, in bundles.
         backward: Called with each loss.
         teacher: Maps images to logits [B, K]; it is not trained.
+        threads: As in `TrainingStep`; not used with a rank loss, which needs the losses of the archs before.
         weights: The weight of each arch, n of them; None: 1 each.
         rank: The order of losses to ask for, or None.
 
@@ -188,21 +199,50 @@ def frozen_teacher_step(
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         target = teacher(images).softmax(-1)
-    left = list(weights or [1.0] * count_archs(archs))
-    losses: list[Tensor] = []
+    earlier: list[Tensor] = []
     macs: list[int] = []
-    for bundle in archs:
-        logits = logits_of(supernet, images, bundle)
+
+    def student(network: ModelSpace, bundle: Bundle, shares: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits_of(network, images, bundle)
         loss = (hard_cross_entropy(logits, labels) + soft_cross_entropy(logits, target)).reshape(-1)
-        total = (loss.new_tensor(left[: len(loss)]) * loss).sum()
+        total = (shares.to(loss.dtype) * loss).sum()
         if rank is not None:
             own = [rank.macs(arch) for arch in ([bundle] if isinstance(bundle, Arch) else bundle)]
-            earlier = _joined(losses) if losses else loss.new_zeros(0)
-            total = total + rank.weight * pairwise_rank_loss(loss, own, earlier, macs)
-            macs += own
+            before = _joined(earlier) if earlier else loss.new_zeros(0)
+            total = total + rank.weight * pairwise_rank_loss(loss, own, before, macs)
+            earlier.append(loss.detach())
+            macs.extend(own)
+        return total, loss
+
+    shares = torch.tensor(weights or [1.0] * count_archs(archs), dtype=torch.float64, device=images.device)
+    sizes = [count_archs([bundle]) for bundle in archs]
+    passes = [
+        partial(student, bundle=bundle, shares=of_bundle)
+        for bundle, of_bundle in zip(archs, torch.split(shares, sizes), strict=True)
+    ]
+    return _run(passes, supernet, backward, threads if rank is None else None)
+
+
+def _label_passes(images: Tensor, labels: Tensor, archs: Sequence[Bundle], *, divisor: int) -> list[Pass]:
+    """Return a pass for each bundle, which learns from the labels; the sum of its losses is divided."""
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def learner(network: ModelSpace, bundle: Bundle) -> tuple[Tensor, Tensor]:
+        loss = hard_cross_entropy(logits_of(network, images, bundle), labels)
+        return loss.sum() / divisor, loss
+
+    return [partial(learner, bundle=bundle) for bundle in archs]
+
+
+def _run(passes: Sequence[Pass], supernet: ModelSpace, backward: Backward, threads: ArchThreads | None) -> Tensor:
+    """Run passes forward and backward, and return their losses, detached: [n]."""
+    if threads is not None:
+        return _joined(threads.run(passes))
+    losses = []
+    for each in passes:
+        total, loss = each(supernet)
         backward(total)
         losses.append(loss.detach())
-        left = left[len(loss) :]
     return _joined(losses)
 
 

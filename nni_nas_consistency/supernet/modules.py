@@ -8,6 +8,7 @@ widths, operator, inputs or depth from the archs of that run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
@@ -147,6 +148,21 @@ class ElasticConv2d(Elastic, nn.Conv2d):
         return self.weight[:channels_out, : 1 if self.depthwise else channels_in]
 
 
+@dataclass(frozen=True)
+class BatchMoments:
+    """The moments of a batch, from which a batch norm updates its running statistics.
+
+    Args:
+        mean: [archs, C].
+        var: The unbiased variance, [archs, C].
+        widths: How many of the channels each arch has.
+    """
+
+    mean: Tensor
+    var: Tensor
+    widths: tuple[int, ...]
+
+
 class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
     """Batch norm of the first channels, whose weight, bias and running statistics all subnets share.
 
@@ -158,6 +174,9 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         arguments: Arguments of `MutableBatchNorm2d`; `num_features` may be a choice or an expression of choices.
         size: Input channels of the convolution before, and channels; None: the largest that any arch has.
     """
+
+    put_off: list[BatchMoments] | None = None
+    """Where moments are kept, in place of an update of the running statistics; None: these are updated at once."""
 
     def __init__(self, active: Active, arguments: Mapping[str, Any], size: Pair | None = None) -> None:
         self.width = width_of(arguments["num_features"])
@@ -195,6 +214,10 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
             return self._with_own_statistics(x, weight[None], bias[None], (c,))
         mean, var = self.running_mean[:c], self.running_var[:c]  # type: ignore[index]
         weight, bias = self._affine(c, mean)
+        if self.training and self.put_off is not None:
+            moments = BatchMoments(torch.zeros_like(mean)[None], torch.ones_like(var)[None], (c,))
+            self.put_off.append(moments)  # with momentum 1, torch writes the moments of the batch there
+            return F.batch_norm(x, moments.mean[0], moments.var[0], weight, bias, True, 1.0, self.eps)
         momentum = self._update_share() if self.training else 0.0
         return F.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
 
@@ -229,7 +252,11 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         else:
             y, mean, var = BatchNormOfRows.apply(x, weight, bias, self.eps)  # type: ignore[no-untyped-call]
         pixels = x.numel() // mean.numel()
-        self._update_running(mean, var * (pixels / (pixels - 1)), widths)
+        moments = BatchMoments(mean, var * (pixels / (pixels - 1)), widths)
+        if self.put_off is None:
+            self.update_running(moments)
+        else:
+            self.put_off.append(moments)
         return cast("Tensor", y)
 
     def _update_share(self) -> float:
@@ -251,14 +278,14 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         return self._with_own_statistics(x, weight * mask, bias * mask, widths)
 
     @torch.no_grad()
-    def _update_running(self, mean: Tensor, var: Tensor, widths: tuple[int, ...]) -> None:
-        """Update the running statistics as if the archs ran one after the other; mean and variance are [archs, C]."""
-        if self.momentum is None and len(widths) > 1:
+    def update_running(self, moments: BatchMoments) -> None:
+        """Update the running statistics as if the archs of a batch ran one after the other."""
+        if self.momentum is None and len(moments.widths) > 1:
             raise RuntimeError(
                 "a stacked batch cannot update cumulative statistics (momentum=None); run the archs one by one"
             )
         assert self.running_mean is not None and self.running_var is not None
-        for of_arch, var_of_arch, width in zip(mean, var, widths, strict=True):
+        for of_arch, var_of_arch, width in zip(moments.mean, moments.var, moments.widths, strict=True):
             share = self._update_share()
             self.running_mean[:width].lerp_(of_arch[:width], share)
             self.running_var[:width].lerp_(var_of_arch[:width], share)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import ModelSpace
-from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -251,6 +251,33 @@ class AveragedWeights(EMAWeightAveraging):
         self.on_train_end(trainer, pl_module)
 
 
+class MeanOfLastEpochs(WeightAveraging):
+    """Ends with the mean of the weights at the ends of the last epochs, which is validated as soon as there is one.
+
+    The mean takes up the weights with the last step of an epoch, before its validation and its checkpoint.
+
+    Args:
+        first_step: The step, from 0, with which the first of these epochs begins.
+        steps_per_epoch: Steps of an epoch.
+    """
+
+    def __init__(self, first_step: int, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.first_step, self.steps_per_epoch = first_step, steps_per_epoch
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether a step is the last one of one of the last epochs."""
+        return step_idx is not None and step_idx >= self.first_step and (step_idx + 1) % self.steps_per_epoch == 0
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the mean in the place of the last weights, also where a resumed run has nothing left to do."""
+        self.on_train_end(trainer, pl_module)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        if self._average_model is not None and self._average_model.n_averaged > 0:
+            super()._swap_models(pl_module)
+
+
 class HeededSigterm(Callback):
     """Lets SIGTERM have the effect that it had before the training, where that has several processes.
 
@@ -294,6 +321,7 @@ def training_evaluator(
     seed: int,
     run: TrainingRun,
     ema: float | None = None,
+    mean_epochs: int | None = None,
 ) -> Lightning:
     """Return the Lightning evaluator that trains by a recipe; give it to `RetiariiExperiment`.
 
@@ -305,6 +333,7 @@ def training_evaluator(
         seed: Of the order of the images and of the augmentation.
         run: Where checkpoints go, and how.
         ema: Decay per step of the average of weights that is validated, and kept at the end; None: the last weights.
+        mean_epochs: So many last epochs have their mean validated, and kept at the end; None: the last weights.
 
     Raises:
         CheckpointError: The checkpoint to resume from is damaged or was made with other settings.
@@ -332,6 +361,8 @@ def training_evaluator(
         enable_version_counter=False,
     )
     callbacks = [*_callbacks(run, checkpoint, ema), StepSeeds(seed)]
+    if mean_epochs is not None:
+        callbacks.append(MeanOfLastEpochs((optimization.epochs - mean_epochs) * len(batches), len(batches)))
     if resume:
         callbacks.append(Resumed(run.last_checkpoint))
     trainer = Trainer(

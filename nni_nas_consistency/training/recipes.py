@@ -226,6 +226,8 @@ class Phase:
         grad_clip: Largest gradient norm, or None.
         ema: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992), such as 0.999,
             which takes the place of the last weights when the phase ends; None: the last weights.
+        mean_epochs: The mean of the weights at the ends of so many last epochs takes their place instead (stochastic
+            weight averaging, Izmailov et al. 2018); None: the last weights.
         start: What is done to the weights before the phase. `reordered`: the channels inside each residual block are
             sorted by importance, which leaves the function of the largest arch as it was (`spaces.reorder`).
         sandwich_ramp: With a frozen teacher, the epochs until the largest and the smallest arch, which run besides the
@@ -252,6 +254,7 @@ class Phase:
     rank_ramp: int = 0
     pool_size: int | None = None
     macs_bins: MacsBins | None = None
+    mean_epochs: int | None = None
 
     def for_epochs(self, epochs: int) -> Phase:
         """Return the same phase at another length; warm-up, ramps and the teacher's epoch change in proportion."""
@@ -276,6 +279,10 @@ class Phase:
             InputError: A setting belongs to another rule, or there are too few archs per step.
         """
         self.optimization.check()
+        if self.ema is not None and self.mean_epochs is not None:
+            raise InputError("ema and mean_epochs are two averages of the weights; give one of them")
+        if self.mean_epochs is not None and self.mean_epochs > self.optimization.epochs:
+            raise InputError(f"mean_epochs is {self.mean_epochs}, of a training of {self.optimization.epochs} epochs")
         if self.sampling == "macs-bins" and self.macs_bins is None:
             raise InputError("sampling=macs-bins needs bins: add --set macs_bins=FROM:TO:BINS, such as 290e6:360e6:7")
         if self.sampling != "macs-bins" and self.macs_bins is not None:
@@ -317,9 +324,11 @@ class Phase:
             "rank_weight": self.rank_weight,
             "rank_ramp": self.rank_ramp,
             "pool_size": self.pool_size,
-            **({} if self.macs_bins is None else {"macs_bins": ":".join(f"{part:g}" for part in self.macs_bins)}),
+            "mean_epochs": self.mean_epochs,
+            "macs_bins": None if self.macs_bins is None else ":".join(f"{part:g}" for part in self.macs_bins),
         }
-        return {name: value for name, value in settings.items() if name != "pool_size" or value is not None}
+        newest = ("pool_size", "mean_epochs", "macs_bins")
+        return {name: value for name, value in settings.items() if name not in newest or value is not None}
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,14 @@ def _train_phase(
     if phase.augmentation is None:
         raise InputError("the recipe leaves the augmentation to the data set; give it with Recipe.for_data")
     evaluator = training_evaluator(
-        phase.optimization, train, phase.augmentation, val, seed=seed, run=run, ema=phase.ema
+        phase.optimization,
+        train,
+        phase.augmentation,
+        val,
+        seed=seed,
+        run=run,
+        ema=phase.ema,
+        mean_epochs=phase.mean_epochs,
     )
     strategy = SandwichStrategy(
         phase.n,
