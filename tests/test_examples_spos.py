@@ -137,7 +137,7 @@ def test_the_whole_workflow_runs_on_digits(tmp_path, monkeypatch):
     dropped = record["rounds"][0]["dropped"]
     for name in ("evolution", "random"):
         scored = json.loads(Path(f"runs/spos/{name}.json").read_text())["scores"].values()
-        assert len(scored) == 4
+        assert 4 < len(scored) <= 8  # more than the first population: evolution has mutated archs
         for entry in scored:
             choices = json.loads(entry["arch"])
             assert not any(choices[label] == choice for label, choice in dropped.items())
@@ -192,7 +192,7 @@ def test_scores_that_do_not_say_their_images_are_refused_in_one_line(tmp_path):
 SHORT = {
     "train": "--train-images 64 --val-images 20 --epochs 1 --device cpu",
     "shrink": "--images 40 --archs-per-candidate 1 --device cpu",
-    "search": "--images 40 --trials 4 --calibration-images 64 --device cpu",
+    "search": "--images 40 --trials 8 --calibration-images 64 --device cpu",
     "standalone": "--epochs 1 --train-images 64 --device cpu",
 }
 """What makes a stage of the README short."""
