@@ -277,8 +277,10 @@ class System:
         """Return the system without some choices (label, choice), whose space NNI's strategies see as smaller too.
 
         Raises:
-            ArchError: There is no such choice, or it is the last one.
+            InputError: The space is no chain; or there is no such choice, or it is the last one.
         """
+        if not self.is_chain:
+            raise InputError(f"{self.space} is no chain; only the spaces of chains are shrunk")
         domain = self.domain
         for label, choice in dropped:
             domain = domain.without(label, choice)

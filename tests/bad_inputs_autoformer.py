@@ -1,6 +1,7 @@
 """Bad inputs of AutoFormer and of networks of one arch, which join the table of `bad_inputs.py`."""
 
 import io
+import json
 import pickle
 import zipfile
 
@@ -19,6 +20,10 @@ CONVERT = "convert odd.pth --space autoformer-digits --out out.safetensors"
 TRAIN = "train --space autoformer-digits --epochs 1 --device cpu --out new"
 SCORE = f"score --checkpoint {NET} --archs list.json --out out.json"
 OF_TOY = "score --checkpoint autoformer.safetensors --archs toys.json --out out.json"
+STUDY = "baseline: a\nsettings: {a: {}, b: {bn: test}}\n"
+ACCURACIES = json.dumps(
+    {"arch1": {"acc": 0.5, "arch": OTHER}, "arch2": {"acc": 0.6, "arch": OTHER.replace("24", "16")}}
+)
 FLOATS = ("", "-1", "nan", "inf", "many")
 
 SETTINGS = [
@@ -45,6 +50,17 @@ OF_CHAINS = [
     BadInput("kernels of no chain", f"{TRAIN} --sharing conv=end", ("sharing conv=end", "is no chain", "leave it out")),
     BadInput("stacked archs of no chain", f"{TRAIN} --step stacked", ("step stacked", "is no chain", "--step")),
     BadInput("threads of no chain", f"{TRAIN} --step threads", ("step threads", "is no chain", "--step")),
+    BadInput(
+        "the choices of no chain, shrunk",
+        "shrink --checkpoint autoformer.safetensors --out out.json",
+        ("autoformer-digits is no chain; only the spaces of chains are shrunk",),
+    ),
+    BadInput(
+        "a study of batch norm where there is none",
+        "study own.yml --space autoformer-digits --reference toys.json --device cpu --out new",
+        ("bn test: the networks of autoformer-digits have no batch norms",),
+        several(written("own.yml", STUDY), written("toys.json", ACCURACIES)),
+    ),
     BadInput(
         "channels of no chain", f"{TRAIN} --set start=reordered", ("start=reordered", "chains of residual blocks")
     ),
@@ -228,7 +244,11 @@ CONVERSIONS = [
         (f"{NET}: is of a different space: the network of the file has no choice for num_head_2",),
         torch=True,
     ),
-    BadInput("convert without a space", "convert odd.pth --out out.safetensors", ("Missing option '--space'. Choose from: resnet20, resnet48,",)),
+    BadInput(
+        "convert without a space",
+        "convert odd.pth --out out.safetensors",
+        ("Missing option '--space'. Choose from: resnet20",),
+    ),
     BadInput("convert for a ResNet", f"{CONVERT} --space digits", ("convert is for AutoFormer, not digits",)),
     BadInput("convert --arch", f"{CONVERT} --arch tiny", ("--arch: the code 'tiny' is not JSON",)),
     BadInput("convert --out", f"convert {NET} --space autoformer-digits --out no/out", ("there is no folder no",)),

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_cifar import take_for_published, write_fake
 from helpers import keep_nni_in
 from official_autoformer import official_weights
+from safetensors.torch import load_file
+from torchvision.datasets import CIFAR10
 
 from nni_nas_consistency.archs.autoformer import TOY
-from nni_nas_consistency.supernet.checkpoint import save_supernet
+from nni_nas_consistency.supernet.checkpoint import save_network, save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import AUTOFORMER_TOY
+from nni_nas_consistency.training.alone import plain_network
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "autoformer"
 SCRIPTS = ("convert", "evaluate", "finetune", "scratch", "search")
@@ -56,6 +60,25 @@ def test_official_weights_are_converted_evaluated_and_fine_tuned():
     assert "epoch 1/1" in err and out.startswith("tuned/network.safetensors\ntop-1 ")
     out, err = script("finetune", *words)
     assert (out, "is trained already" in err) == ("tuned/network.safetensors\n", True)
+
+
+def test_a_network_is_fine_tuned_on_cifar10_in_its_published_layout(monkeypatch):
+    files = {"data_batch_1": 40, "data_batch_2": 40, "test_batch": 30}
+    Path("data").mkdir()
+    write_fake(CIFAR10, Path("data"), files)
+    take_for_published(CIFAR10, Path("data"), files, monkeypatch)
+    space = AUTOFORMER_TOY.make_space((100, 3, 16))
+    save_network(Path("net.safetensors"), plain_network(space, ARCH), space, ARCH, {"data": "cifar100"})
+    words = ("--weights", "net.safetensors", "--data-root", "data", *SHORT, "--out", "tuned")
+    out, err = script("finetune", *words)  # of images of 32 pixels, which are resized to 16
+    assert "epoch 1/1" in err and out.startswith("tuned/network.safetensors\ntop-1 ")
+    assert out.endswith(" of 30 test images\n")
+    settings = json.loads(Path("tuned/settings.json").read_text())
+    assert (settings["data"], settings["image_size"], settings["images"]) == ("cifar10", 16, 64)
+    assert load_file("tuned/network.safetensors")["head.weight"].shape == (10, 24)
+    (Path("data") / CIFAR10.base_folder / "test_batch").write_bytes(b"damaged")
+    _, err = script("finetune", *words[:-1], "again", code=2)
+    assert err.startswith("error: data/cifar-10-batches-py/test_batch is damaged (its MD5 is not the published one)")
 
 
 def test_a_subnet_is_trained_from_scratch_with_mixed_images():

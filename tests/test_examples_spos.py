@@ -2,12 +2,14 @@
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command import run
 from helpers import keep_nni_in, wait_for
@@ -135,7 +137,7 @@ def test_the_whole_workflow_runs_on_digits(tmp_path, monkeypatch):
     dropped = record["rounds"][0]["dropped"]
     for name in ("evolution", "random"):
         scored = json.loads(Path(f"runs/spos/{name}.json").read_text())["scores"].values()
-        assert len(scored) == 4
+        assert 4 < len(scored) <= 8  # more than the first population: evolution has mutated archs
         for entry in scored:
             choices = json.loads(entry["arch"])
             assert not any(choices[label] == choice for label, choice in dropped.items())
@@ -143,10 +145,54 @@ def test_the_whole_workflow_runs_on_digits(tmp_path, monkeypatch):
             assert SPOS_OF_DIGITS.cost(arch, (10, 1, 8)).macs <= 600_000
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_measurement_of_shrinking_writes_the_committed_form_and_goes_on(tmp_path, monkeypatch, capsys):
+    keep_nni_in(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    words = "--seeds 1 --epochs 1 --archs 3 --alone-epochs 1 --alone-seeds 2".split()
+    monkeypatch.setattr(sys, "argv", ["shrinking.py", "--out", "study", *words])
+    script = str(SPOS / "shrinking.py")
+    runpy.run_path(script, run_name="__main__")
+    written = Path("study/shrinking.json").read_text()
+    committed = json.loads((SPOS / "measured" / "shrinking.json").read_text())
+    made = json.loads(written)
+    assert list(made["settings"]) == list(committed["settings"])
+    assert [list(row) for row in committed["rows"]] == [list(made["rows"][0])] * 3
+    Path("study/shrinking.json").unlink()
+    monkeypatch.setattr(torch.optim.SGD, "step", None)  # nothing is trained again
+    runpy.run_path(script, run_name="__main__")
+    assert Path("study/shrinking.json").read_text() == written
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["shrinking.py", "--out", "other", "--alone-seeds", "1"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(script, run_name="__main__")
+    assert capsys.readouterr().err == "error: --alone-seeds 1: give at least 2\n"
+
+
+def test_every_figure_of_shrinking_on_the_page_is_in_the_committed_file():
+    page = (SPOS / "README.md").read_text()
+    for row in json.loads((SPOS / "measured" / "shrinking.json").read_text())["rows"]:
+        cells = [str(row["seed"])] + [f"{row[f'mean_accuracy_{name}']:.3f}" for name in ("left", "whole")]
+        for name in ("shrunk", "not_shrunk"):
+            low, high = row[f"kendall_{name}_interval"]
+            cells.append(f"{row[f'kendall_{name}']:.2f} [{low:.2f}, {high:.2f}]")
+        cells += [f"{row[name]:.2f}" for name in ("kendall_macs", "reference_split_half_kendall_tau")]
+        assert f"| {' | '.join(cells)} |".replace("-", "−") in page
+
+
+def test_scores_that_do_not_say_their_images_are_refused_in_one_line(tmp_path):
+    run("archs", "sample", "--space", "spos-digits", "--count", 5, "--out", tmp_path / "list.json")
+    archs = {entry.arch for entry in read_released(tmp_path / "list.json", SPOS_OF_DIGITS.codec).values()}
+    assert len(archs) == 5  # uniform: operators are no numbers that could be spread
+    said = example(SPOS / "beside.py", tmp_path / "list.json", "--out", tmp_path / "out.json", code=2)
+    assert said.count("\n") == 1 and said.startswith("error: ")
+
+
 SHORT = {
     "train": "--train-images 64 --val-images 20 --epochs 1 --device cpu",
     "shrink": "--images 40 --archs-per-candidate 1 --device cpu",
-    "search": "--images 40 --trials 4 --calibration-images 64 --device cpu",
+    "search": "--images 40 --trials 8 --calibration-images 64 --device cpu",
     "standalone": "--epochs 1 --train-images 64 --device cpu",
 }
 """What makes a stage of the README short."""

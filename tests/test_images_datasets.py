@@ -1,6 +1,5 @@
 """The data sets: what is read, from where, and what is said where it is not there."""
 
-import hashlib
 import pickle
 import runpy
 import shutil
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from codes import shared_data
+from fake_cifar import take_for_published, write_fake
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import functional as F
@@ -81,33 +81,16 @@ FAKES = {
 def folder_of_fakes(tmp_path_factory):
     """Folders of a few random images, as published."""
     root = tmp_path_factory.mktemp("fakes")
-    pixels = np.random.RandomState(0)
     for reader, counts in FAKES.items():
-        folder = root / reader.base_folder
-        folder.mkdir()
-        classes = 100 if reader is CIFAR100 else 10
-        meta = {reader.meta["key"]: [str(i) for i in range(classes)]}
-        (folder / reader.meta["filename"]).write_bytes(pickle.dumps(meta))
-        labels = "fine_labels" if reader is CIFAR100 else "labels"
-        for name, count in counts.items():
-            data = pixels.randint(0, 256, (count, 3072), dtype=np.uint8)
-            content = {"data": data, labels: list(range(count)), "coarse_labels": [9] * count}
-            (folder / name).write_bytes(pickle.dumps(content))
+        write_fake(reader, root, counts)
     return root
 
 
 @pytest.fixture
 def fakes(folder_of_fakes, monkeypatch):
     """The folder of the fakes, whose checksums torchvision takes for the published ones."""
-
-    def md5(reader, name):
-        return hashlib.md5((folder_of_fakes / reader.base_folder / name).read_bytes()).hexdigest()
-
     for reader, counts in FAKES.items():
-        published = [[name, md5(reader, name)] for name in counts]
-        monkeypatch.setattr(reader, "train_list", [each for each in published if "test" not in each[0]])
-        monkeypatch.setattr(reader, "test_list", [each for each in published if "test" in each[0]])
-        monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5(reader, reader.meta["filename"])})
+        take_for_published(reader, folder_of_fakes, counts, monkeypatch)
     return folder_of_fakes
 
 

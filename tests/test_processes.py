@@ -20,11 +20,12 @@ from command import run
 from helpers import free_port, random_archs, tiny_supernet, wait_for
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.functional import one_hot
 
 from nni_nas_consistency.archs.domains import DIGITS
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.run_folder import identity_of
-from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
+from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN, Mixing
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
 from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses
@@ -288,6 +289,25 @@ def test_parts_of_a_batch_are_those_of_the_whole_one_and_small_ones_are_left_out
     assert len(loader) == len(list(loader)) == 2
     with pytest.raises(InputError, match="part 2 of 2 of batches of 32 images does not exist"):
         TrainingLoader(images, DIGITS_TRAIN, batch_size=32, seed=1, part=(2, 2))
+
+
+def test_parts_of_a_batch_are_mixed_alike_each_with_images_of_its_own():
+    images, mixing = digits(train=True).first(64), Mixing(mixup=0.8, cutmix=1.0, label_smoothing=0.1)
+    whole = list(TrainingLoader(images, DIGITS_TRAIN, batch_size=32, seed=1))
+    parts = [TrainingLoader(images, DIGITS_TRAIN, batch_size=32, seed=1, part=(i, 2), mixing=mixing) for i in (0, 1)]
+    for (x, y), *mixed in zip(whole, *parts, strict=True):
+        shares = []
+        for (seen, labels), own in zip(mixed, (slice(16), slice(16, None)), strict=True):
+            hot = one_hot(y[own], 10).float()
+            other = hot.roll(1, 0) - hot
+            at = int(other.abs().sum(1).argmax())  # an image whose partner is of another class
+            shares.append(float(((labels[at] - 0.01) / 0.9 - hot[at])[other[at] == 1]))
+            soft = (1 - shares[-1]) * hot + shares[-1] * hot.roll(1, 0)
+            torch.testing.assert_close(labels, 0.9 * soft + 0.01)
+            partner = x[own].roll(1, 0)
+            cut = bool(((seen == x[own]) | (seen == partner)).all())
+            assert cut or torch.allclose(seen, (1 - shares[-1]) * x[own] + shares[-1] * partner, atol=1e-5)
+        assert shares[0] == pytest.approx(shares[1], abs=1e-5)
 
 
 def test_every_process_validates_on_its_own_batches():

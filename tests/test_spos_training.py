@@ -318,6 +318,11 @@ def test_nnis_strategies_see_a_shrunk_space_and_its_supernet_loads_the_whole_one
     mutables = loaded.simplify()
     assert (list(mutables["skip"].grid()), list(mutables["layer2_conv3"].grid())) == ([[1], [2], [3]], ["conv3"])
     assert loaded.allowed["skip"] == ((1,), (2,), (3,))
+    dice = np.random.RandomState(0)
+    drawn = [{name: each.random(random_state=dice) for name, each in mutables.items()} for _ in range(40)]
+    assert {tuple(sample["skip"]) for sample in drawn} == {(1,), (2,), (3,)}
+    assert {sample["layer2_conv3"] for sample in drawn} == {"conv3"}
+    assert {sample["layer1_conv2"] for sample in drawn} == {"conv3", "conv5"}
     left, gone = smaller.domain.arch(dict.fromkeys(loaded.allowed, "conv3") | {"skip": (2,)}), (0,)
     scores = [next(iter(score_archs(net, [left], scoring_on_noise()))) for net in (supernet, loaded)]
     assert scores[0] == scores[1]

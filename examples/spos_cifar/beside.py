@@ -1,6 +1,7 @@
 """Write the best arch of a search beside the largest and random ones of about its cost, as a list to train alone."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from nni_nas_consistency.archs.arch import Arch
 from nni_nas_consistency.cli.parse import system_of_scores
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.files.arch_lists import Entry, write_released
+from nni_nas_consistency.files.doors import check_output
 from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.jobs import costs_of
 from nni_nas_consistency.search.constraints import smallest_arch
@@ -20,11 +22,15 @@ TOLERANCE = 0.05
 """How far from the MACs of the best arch those of a random one may be."""
 
 
-def archs_beside(scores: Path, data: str, count: int, seed: int) -> dict[str, Arch]:
+def archs_beside(scores: Path, count: int, seed: int) -> dict[str, Arch]:
     """Return `best`, `largest`, `random1`, …: name → arch."""
     system = system_of_scores(None, scores)
-    cost = costs_of(system, next(each.shape for each in DATA_SETS if each.name == data))
-    scored = read_scores(scores, system.codec).scores
+    found = read_scores(scores, system.codec)
+    shapes = {each.name: each.shape for each in DATA_SETS}
+    if found.provenance.get("data") not in shapes:
+        raise InputError(f"{scores}: does not say which images its archs are for; give what `search` wrote")
+    shape = found.provenance.get("shape", shapes[found.provenance["data"]])  # that of a folder is written there
+    scored, cost = found.scores, costs_of(system, tuple(shape))
     best = max(scored.values(), key=lambda each: each[1])[0]
     archs = {"best": best, "largest": smallest_arch(system.domain, lambda arch: -cost(arch).macs)}
     sampler = UniformSampler(system.domain, torch.Generator().manual_seed(seed))
@@ -42,13 +48,14 @@ def archs_beside(scores: Path, data: str, count: int, seed: int) -> dict[str, Ar
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scores", type=Path, help="score file of a search")
-    parser.add_argument("--data", choices=[each.name for each in DATA_SETS], required=True, help="data set")
     parser.add_argument("--count", type=int, default=3, help="random archs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="arch list to write")
     o = parser.parse_args()
     try:
-        archs = archs_beside(o.scores, o.data, o.count, o.seed)
+        check_output(o.out, [o.scores])
+        archs = archs_beside(o.scores, o.count, o.seed)
         write_released(o.out, {name: Entry(arch, 0) for name, arch in archs.items()})
     except InputError as error:
-        parser.error(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

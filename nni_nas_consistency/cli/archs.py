@@ -46,17 +46,20 @@ def archs_sample(
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Sample archs that spread evenly over capacity, and write them in the released format."""
+    """Sample archs, and write a released list: spread evenly over capacity; uniform where choices are operators."""
     system, _ = parse.system_and_data(space, None)
     check_output(out)
     with saying_what_is_kept(lambda: "nothing was written: give the same command again"):
         import torch
 
-        from nni_nas_consistency.strategies.sampling import spread_archs
+        from nni_nas_consistency.strategies.sampling import can_spread, spread_archs, uniform_pool
 
-        with progress(count, "archs") as advance:
-            generator = torch.Generator().manual_seed(seed)
-            archs = spread_archs(system.domain, count, generator, progress=advance)
+        generator = torch.Generator().manual_seed(seed)
+        if can_spread(system.domain):
+            with progress(count, "archs") as advance:
+                archs = spread_archs(system.domain, count, generator, progress=advance)
+        else:
+            archs = uniform_pool(system.domain, count, generator)
         _write(out, {f"arch{index}": Entry(arch, 0) for index, arch in enumerate(archs, 1)}, system.codec, overwrite)
     print(f"{out}: {len(archs)} archs of space {system.space}, drawn with seed {seed}")
 

@@ -112,7 +112,9 @@ OverwriteRunOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Fail unless --out holds this run; the same command goes on anyway.")
 ]
-PrecisionOption = Annotated[PrecisionWord, typer.Option("--precision", help="Precision, as Lightning names it.")]
+PrecisionOption = Annotated[
+    PrecisionWord, typer.Option("--precision", help="Precision, as Lightning names it; float16 is for standalone.")
+]
 CheckpointStepsOption = Annotated[
     int | None,
     count_option(

@@ -131,6 +131,29 @@ class StudyJob:
         trainings = [self._training_settings(training) for training in setting.trainings]
         return self.out / "scores" / digest_of([*trainings, how]) / f"seed{seed}.json"
 
+    def scoring(self, setting: Setting, seed: int) -> ScoreJob:
+        """Return the scoring of a run.
+
+        Raises:
+            InputError: The space has no batch norms, and the setting chooses their statistics.
+        """
+        how = setting.scoring
+        return ScoreJob(
+            self.system,
+            self.data,
+            self.chain(setting, seed)[-1].out / "supernet.safetensors",
+            self.reference,
+            self.scores(setting, seed),
+            data_root=self.data_root,
+            download=self.download,
+            limit=self.limit,
+            images=self.images,
+            bn=how.bn,
+            orders=how.orders,
+            flip=how.flip,
+            device=self.device,
+        )
+
     def _training(self, training: Training, out: Path) -> TrainJob:
         return TrainJob(
             self.system,
@@ -243,6 +266,7 @@ def _open_study(job: StudyJob) -> None:
     if len({entry.acc for entry in entries.values()}) < 2:
         raise InputError(f"{job.reference}: the accuracies of {len(entries)} archs do not rank them; give another list")
     for setting in job.study.settings.values():
+        job.scoring(setting, 0)
         for phase in (phase for training in setting.trainings for phase in training.recipe.phases):
             if job.training_images is not None:
                 phase.optimization.check_warm_up(job.training_images)
@@ -263,7 +287,7 @@ def _run_of_study(job: StudyJob, setting: Setting, seed: int) -> Result:
                 train(training, write=lambda line: None)
         spent["training"] = sum(_seconds_of_training(training) for training in chain)
         begun = time.monotonic()
-        scores = _scores_of_study(job, setting, seed, chain[-1].out / "supernet.safetensors")
+        scores = _scores_of_study(job, setting, seed)
         spent["scoring"] = round(time.monotonic() - begun, 1)
     except Diverged as error:
         return Result(setting.name, seed, seconds=spent, failed=str(error))
@@ -283,28 +307,13 @@ def _write_pools(job: StudyJob, setting: Setting, seed: int) -> None:
         write_released(job.pool(rule, seed), pool)
 
 
-def _scores_of_study(job: StudyJob, setting: Setting, seed: int, checkpoint: Path) -> Path:
+def _scores_of_study(job: StudyJob, setting: Setting, seed: int) -> Path:
     """Score the archs from the supernet of a run, unless that is done, and return the scores by its metric."""
-    path = job.scores(setting, seed)
-    make_folder(path.parent)
-    how = setting.scoring
-    scoring = ScoreJob(
-        job.system,
-        job.data,
-        checkpoint,
-        job.reference,
-        path,
-        data_root=job.data_root,
-        download=job.download,
-        limit=job.limit,
-        images=job.images,
-        bn=how.bn,
-        orders=how.orders,
-        flip=how.flip,
-        device=job.device,
-    )
-    by_metric = path if how.metric == scoring.metric else beside(path, how.metric)
-    with locked(path.with_suffix(".lock"), "", wait=True):
+    scoring = job.scoring(setting, seed)
+    make_folder(scoring.out.parent)
+    wanted = setting.scoring.metric
+    by_metric = scoring.out if wanted == scoring.metric else beside(scoring.out, wanted)
+    with locked(scoring.out.with_suffix(".lock"), "", wait=True):
         if not by_metric.is_file():
             score(scoring)
     return by_metric
@@ -387,7 +396,7 @@ def _probe(job: StudyJob, setting: Setting, folder: Path, times: dict[Path, floa
             times[probed.out] = _time_to_train(probed, share)
     if scores not in times:
         begun = time.monotonic()
-        _scores_of_study(small, tiny, 0, chain[-1].out / "supernet.safetensors")
+        _scores_of_study(small, tiny, 0)
         times[scores] = (time.monotonic() - begun) * archs / min(archs, PROBED_ARCHS)
     return [times[path] for path in [*(probed.out for probed in chain), scores]]
 

@@ -306,12 +306,12 @@ def _restrict_leaf(leaf: Any, choices: tuple[Choice, ...] | None) -> None:
     """Leave only some choices to a choice of NNI's; None leaves it as it is."""
     if choices is None or isinstance(leaf, Constraint):
         return
-    if not isinstance(leaf, CategoricalMultiple):
-        leaf.values = [value for value in leaf.values if value in choices]
-        return
-    if leaf.n_chosen != 1:
+    if isinstance(leaf, CategoricalMultiple) and leaf.n_chosen != 1:
         raise ValueError(f"{leaf.label} takes several inputs, of which none can be dropped")
-    leaf.values = [value for value in leaf.values if (value,) in choices]
+    several = isinstance(leaf, CategoricalMultiple)
+    left = [index for index, value in enumerate(leaf.values) if ((value,) if several else value) in choices]
+    total = sum(leaf.weights[index] for index in left)  # strategies of NNI draw by the weights
+    leaf.values, leaf.weights = [leaf.values[index] for index in left], [leaf.weights[index] / total for index in left]
 
 
 def constraint_of(mutable: Mutable) -> DomainConstraint:

@@ -314,6 +314,12 @@ def uniform_pool(domain: Domain, n: int, generator: torch.Generator) -> list[Arc
     return list(archs.values())
 
 
+def can_spread(domain: Domain) -> bool:
+    """Return whether `spread_archs` can draw from a domain: all choices are numbers, and nothing is constrained."""
+    choices = [choice for variable in domain.variables for choice in variable.choices]
+    return all(isinstance(choice, (int, float)) for choice in choices) and not domain.constraints
+
+
 def spread_archs(
     domain: Domain, n: int, generator: torch.Generator, *, progress: Progress = lambda archs: None
 ) -> list[Arch]:
@@ -332,8 +338,7 @@ def spread_archs(
     Raises:
         InputError: The space has choices that are not numbers, or constraints, or hardly as many archs.
     """
-    numbers = all(isinstance(choice, (int, float)) for variable in domain.variables for choice in variable.choices)
-    if not numbers or domain.constraints:
+    if not can_spread(domain):
         raise InputError(
             f"{domain.codec.space} has operators or constraints, but only numbers can be spread; use UniformSampler"
         )
