@@ -21,6 +21,9 @@ REPORTS = "NNI_NAS_CONSISTENCY_REPORTS"
 WEB_PAGE = "Web portal URLs:"
 """How NNI's line about the addresses of its web page begins."""
 
+COLOUR = "${CYAN}"
+"""What NNI has before the first of them."""
+
 
 @contextmanager
 def localhost_only(reports: str | None = None) -> Iterator[None]:
@@ -105,7 +108,8 @@ def bound_address_only() -> Iterator[None]:
 
     def rewritten(record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str) and record.msg.startswith(WEB_PAGE):
-            bound = [word for word in record.msg.split() if "//127.0.0.1:" in word]
+            words = record.msg.replace(COLOUR, "").split()
+            bound = [f"{COLOUR}{word}" for word in words if "//127.0.0.1:" in word]
             record.msg = " ".join([WEB_PAGE, *dict.fromkeys(bound)])
         return True
 
