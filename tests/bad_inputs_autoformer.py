@@ -244,7 +244,11 @@ CONVERSIONS = [
         (f"{NET}: is of a different space: the network of the file has no choice for num_head_2",),
         torch=True,
     ),
-    BadInput("convert without a space", "convert odd.pth --out out.safetensors", ("Missing option '--space'. Choose from: resnet20, resnet48,",)),
+    BadInput(
+        "convert without a space",
+        "convert odd.pth --out out.safetensors",
+        ("Missing option '--space'. Choose from: resnet20, resnet48,",),
+    ),
     BadInput("convert for a ResNet", f"{CONVERT} --space digits", ("convert is for AutoFormer, not digits",)),
     BadInput("convert --arch", f"{CONVERT} --arch tiny", ("--arch: the code 'tiny' is not JSON",)),
     BadInput("convert --out", f"convert {NET} --space autoformer-digits --out no/out", ("there is no folder no",)),
