@@ -68,11 +68,15 @@ def test_nnictl_tunes_the_network_and_the_summary_has_every_trial(tmp_path):
     assert {line.split()[0] for line in lines[1:]} == set(results)
 
 
-COMMANDS = [
-    line
-    for folder in (TUNING, SPOS)
-    for line in re.findall(r"^nni-consistency (?!nnictl).*", (folder / "README.md").read_text(), re.MULTILINE)
-]
+def commands_of(page):
+    """Return the commands of a page, its variables filled in."""
+    text = page.read_text()
+    variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
+    lines = re.findall(r"^nni-consistency (?!nnictl).*", text, re.MULTILINE)
+    return [re.sub(r"\$([A-Z]+)", lambda name: variables[name[1]], line) for line in lines]
+
+
+COMMANDS = [line for folder in (TUNING, SPOS) for line in commands_of(folder / "README.md")]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
