@@ -185,6 +185,25 @@ def test_every_figure_of_shrinking_on_the_page_is_in_the_committed_file():
         assert f"| {' | '.join(cells)} |".replace("-", "−") in page
 
 
+def test_every_figure_of_the_reduced_run_on_the_page_is_in_a_committed_file():
+    page, folder = " ".join((SPOS / "README.md").read_text().split()), SPOS / "measured"
+    found = {name: json.loads((folder / f"cifar100-{name}.json").read_text()) for name in ("evolution", "random")}
+    for content in found.values():
+        scores = [entry["score"] for entry in content["scores"].values()]
+        assert f"{sum(scores) / len(scores):.1%}".replace("%", " %") in page
+        assert f"{max(scores):.1%}".replace("%", " %") in page
+    alone = json.loads((folder / "cifar100-alone.json").read_text())
+    best = max(found["evolution"]["scores"].values(), key=lambda entry: entry["score"])
+    assert alone["archs"]["best"]["arch"] == best["arch"]
+    for name, accuracies in alone["accuracies"].items():
+        cost = alone["archs"][name]
+        counted = SPOS_OF_DIGITS.cost(SPOS_OF_DIGITS.codec.parse(cost["arch"]), (10, 3, 16))
+        assert (cost["macs"], cost["params"]) == (counted.macs, counted.params)
+        each = " / ".join(f"{accuracy:.1%}" for accuracy in accuracies)
+        row = f"| {cost['macs'] / 1e6:.2f} M | {cost['params']:,} | {each} | {sum(accuracies) / 2:.2%} |"
+        assert row.replace("%", " %") in page
+
+
 def test_scores_that_do_not_say_their_images_are_refused_in_one_line(tmp_path):
     run("archs", "sample", "--space", "spos-digits", "--count", 5, "--out", tmp_path / "list.json")
     archs = {entry.arch for entry in read_released(tmp_path / "list.json", SPOS_OF_DIGITS.codec).values()}
