@@ -1,7 +1,10 @@
 """The examples of AutoFormer, run as a reader would run them, at toy size on digits."""
 
+import importlib
 import json
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +20,7 @@ from safetensors.torch import load_file
 from torchvision.datasets import CIFAR10
 
 from nni_nas_consistency.archs.autoformer import TOY
+from nni_nas_consistency.cli.main import command_tree
 from nni_nas_consistency.supernet.checkpoint import save_network, save_supernet
 from nni_nas_consistency.supernet.make import make_supernet
 from nni_nas_consistency.systems import AUTOFORMER_TOY
@@ -104,6 +108,27 @@ def test_a_supernet_is_searched_within_the_published_bound_or_another_one():
         assert AUTOFORMER_TOY.cost(TOY.codec.parse(entry["arch"]), (10, 1, 8)).params <= 40_000
 
 
+PAGE = (FOLDER / "README.md").read_text()
+(SAMPLE,) = re.findall(r"^ARCH='(.*?)'", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(?:nni-consistency|python) .*", PAGE, re.MULTILINE))
+def test_every_command_of_the_page_has_words_that_the_command_line_takes(line, monkeypatch):
+    read = []
+    monkeypatch.setattr(importlib.import_module("arguments"), "main", lambda words: read.extend(words) or 0)
+    program, *words = [SAMPLE if word == "$ARCH" else word for word in shlex.split(line)]
+    if program == "python":
+        script(Path(words[0]).stem, *words[1:])
+        words = read
+    command = command_tree()
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    made = command.make_context(command.name, list(words))
+    assert not made.args
+    if made.params.get("arch") == SAMPLE:
+        TOY.codec.parse(SAMPLE)
+
+
 @pytest.mark.parametrize(
     ("name", "words", "said"),
     [
@@ -126,7 +151,7 @@ def test_help_tells_the_command():
 
 
 def test_every_figure_of_the_page_is_in_the_committed_file():
-    page, measured = (FOLDER / "README.md").read_text(), json.loads((FOLDER / "measured.json").read_text())
+    page, measured = PAGE, json.loads((FOLDER / "measured.json").read_text())
     for name, column in measured["digits"]["consistency"].items():
         cells = (f"{column[m]['value']:.3f} [{column[m]['low']:.3f}, {column[m]['high']:.3f}]" for m in MEASURES)
         assert f"| {name} | {' | '.join(cells)} |" in page
@@ -137,7 +162,7 @@ def test_every_figure_of_the_page_is_in_the_committed_file():
 
 
 def test_every_script_is_short_and_on_the_page():
-    page = (FOLDER / "README.md").read_text()
+    page = PAGE
     for name in SCRIPTS:
         assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 30
         assert f"examples/autoformer/{name}.py" in page

@@ -68,11 +68,15 @@ def test_nnictl_tunes_the_network_and_the_summary_has_every_trial(tmp_path):
     assert {line.split()[0] for line in lines[1:]} == set(results)
 
 
-COMMANDS = [
-    line
-    for folder in (TUNING, SPOS)
-    for line in re.findall(r"^nni-consistency (?!nnictl).*", (folder / "README.md").read_text(), re.MULTILINE)
-]
+def commands_of(page):
+    """Return the commands of a page, its variables filled in."""
+    text = page.read_text()
+    variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
+    lines = re.findall(r"^nni-consistency (?!nnictl).*", text, re.MULTILINE)
+    return [re.sub(r"\$([A-Z]+)", lambda name: variables[name[1]], line) for line in lines]
+
+
+COMMANDS = [line for folder in (TUNING, SPOS) for line in commands_of(folder / "README.md")]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -179,6 +183,25 @@ def test_every_figure_of_shrinking_on_the_page_is_in_the_committed_file():
             cells.append(f"{row[f'kendall_{name}']:.2f} [{low:.2f}, {high:.2f}]")
         cells += [f"{row[name]:.2f}" for name in ("kendall_macs", "reference_split_half_kendall_tau")]
         assert f"| {' | '.join(cells)} |".replace("-", "−") in page
+
+
+def test_every_figure_of_the_reduced_run_on_the_page_is_in_a_committed_file():
+    page, folder = " ".join((SPOS / "README.md").read_text().split()), SPOS / "measured"
+    found = {name: json.loads((folder / f"cifar100-{name}.json").read_text()) for name in ("evolution", "random")}
+    for content in found.values():
+        scores = [entry["score"] for entry in content["scores"].values()]
+        assert f"{sum(scores) / len(scores):.1%}".replace("%", " %") in page
+        assert f"{max(scores):.1%}".replace("%", " %") in page
+    alone = json.loads((folder / "cifar100-alone.json").read_text())
+    best = max(found["evolution"]["scores"].values(), key=lambda entry: entry["score"])
+    assert alone["archs"]["best"]["arch"] == best["arch"]
+    for name, accuracies in alone["accuracies"].items():
+        cost = alone["archs"][name]
+        counted = SPOS_OF_DIGITS.cost(SPOS_OF_DIGITS.codec.parse(cost["arch"]), (10, 3, 16))
+        assert (cost["macs"], cost["params"]) == (counted.macs, counted.params)
+        each = " / ".join(f"{accuracy:.1%}" for accuracy in accuracies)
+        row = f"| {cost['macs'] / 1e6:.2f} M | {cost['params']:,} | {each} | {sum(accuracies) / 2:.2%} |"
+        assert row.replace("%", " %") in page
 
 
 def test_scores_that_do_not_say_their_images_are_refused_in_one_line(tmp_path):
