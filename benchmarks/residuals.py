@@ -145,9 +145,7 @@ def plot(scores: Array, accuracies: Array, archs: Mapping[str, Arch]) -> Figure:
     axes.axhspan(-noise, noise, color=LIGHT.grid, zorder=1)
     axes.bar(range(1, 20), values, color=[LIGHT.points if layer % 2 else LIGHT.marked for layer in range(19)], zorder=2)
     axes.set_xticks(range(1, 20))
-    axes.set_xlabel(
-        "layer: 1 the stem; then blocks, inside (blue) and output (orange); 2–7 stage 1, 8–13 stage 2, 14–19 stage 3"
-    )
+    axes.set_xlabel("layer; blue inside a block, orange its output")
     axes.set_ylabel("correlation of residual and log width")
     return figure
 
