@@ -31,7 +31,7 @@ from nni.nas.strategy.evolution import Individual
 from nni.runtime.tuner_command_channel import TunerCommandChannel
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from nni_nas_consistency.errors import InputError, Terminated
+from nni_nas_consistency.errors import Diverged, InputError, Terminated
 
 CHECKPOINT_TYPES: tuple[Any, ...] = (
     label,
@@ -129,7 +129,7 @@ def no_word_of_a_full_log() -> Iterator[None]:
 
 @contextmanager
 def quiet_interruptions() -> Iterator[None]:
-    """Keep off the console what NNI logs while an experiment is interrupted or its input refused; the log file has it.
+    """Keep off the console what NNI logs of an interruption, a refusal or a divergence; the log file has it.
 
     NNI writes in red to standard output that a model and a strategy failed, since Lightning ends a training by
     SystemExit on Ctrl-C and SIGTERM. What it logs about any other exception is shown. Can go with
@@ -152,7 +152,7 @@ def quiet_interruptions() -> Iterator[None]:
 def _is_interruption(error: BaseException | None) -> bool:
     if isinstance(error, SystemExit):  # by Lightning, on Ctrl-C, or on SIGTERM where nobody else handles it
         return isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
-    return isinstance(error, (KeyboardInterrupt, Terminated, InputError))
+    return isinstance(error, (KeyboardInterrupt, Terminated, InputError, Diverged))
 
 
 @contextmanager
