@@ -49,6 +49,11 @@ OF_CHAINS = [
     BadInput("prefixes of no chain", f"{OF_TOY} --scorer prefix", ("scorer prefix", "is no chain", "--scorer")),
     BadInput("kernels of no chain", f"{TRAIN} --sharing conv=end", ("sharing conv=end", "is no chain", "leave it out")),
     BadInput("stacked archs of no chain", f"{TRAIN} --step stacked", ("step stacked", "is no chain", "--step")),
+    BadInput(
+        "batch norm over devices of no chain",
+        f"{TRAIN} --devices 2 --sync-batch-norm",
+        ("--sync-batch-norm", "has no elastic batch norms"),
+    ),
     BadInput("threads of no chain", f"{TRAIN} --step threads", ("step threads", "is no chain", "--step")),
     BadInput(
         "the choices of no chain, shrunk",
@@ -247,7 +252,7 @@ CONVERSIONS = [
     BadInput(
         "convert without a space",
         "convert odd.pth --out out.safetensors",
-        ("Missing option '--space'. Choose from: resnet20, resnet48,",),
+        ("Missing option '--space'. Choose from: resnet20",),
     ),
     BadInput("convert for a ResNet", f"{CONVERT} --space digits", ("convert is for AutoFormer, not digits",)),
     BadInput("convert --arch", f"{CONVERT} --arch tiny", ("--arch: the code 'tiny' is not JSON",)),

@@ -1,4 +1,4 @@
-"""NNI's real command and manager, run to the end by a test, on a free port of this machine."""
+"""`nni-consistency nnictl` and NNI's real manager, run to the end by a test, on a free port of this machine."""
 
 import json
 import os
@@ -11,8 +11,6 @@ import psutil
 import requests
 from helpers import free_port, listening_addresses
 
-from nni_nas_consistency.nni3.workarounds import localhost_only, own_parameters
-
 
 def nnictl_experiment(config, home):
     """Run nnictl with a configuration, give the address of its manager, and leave no process of it behind."""
@@ -22,27 +20,18 @@ def nnictl_experiment(config, home):
 @contextmanager
 def running(words, home):
     """Run nnictl with words that start an experiment; see `nnictl_experiment`."""
-    with localhost_only(), own_parameters():
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"HOME": str(home), "PATH": programs, "OMP_NUM_THREADS": "1"}
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"HOME": str(home), "PATH": programs, "OMP_NUM_THREADS": "1"}
     port = free_port()
-    command = [sys.executable, "-c", PATIENT_NNICTL, *words, "--port", str(port)]
+    command = [sys.executable, "-m", "nni_nas_consistency", "nnictl", *words, "--port", str(port)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert f"http://127.0.0.1:{port}" in done.stdout and done.stdout.count("http://") == 1
         assert listening_addresses(port) == {"127.0.0.1"}
         yield f"http://127.0.0.1:{port}/api/v1/nni"
     finally:
         stop_experiments(home, environment)
-
-
-PATIENT_NNICTL = """
-from nni.experiment import launcher
-from nni.tools.nnictl.nnictl import parse_args
-
-launcher._check_rest_server.__defaults__ = (60, None)  # on a busy machine, nnictl gives its manager up after 4 seconds
-parse_args()
-"""
 
 
 def stop_experiments(home, environment):

@@ -13,7 +13,7 @@ import yaml
 from command import run
 from helpers import free_port, listening_addresses, wait_for
 
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.manager import localhost_only
 
 THIS_MACHINE = {"127.0.0.1"}
 EVERYWHERE = {"::"}

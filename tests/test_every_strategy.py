@@ -34,6 +34,7 @@ from nni_nas_consistency import RetiariiExeConfig, RetiariiExperiment, SandwichS
 from nni_nas_consistency.archs.autoformer import TOY
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.spaces.autoformer import autoformer_space
+from nni_nas_consistency.spaces.efficient_cifar import EfficientCifarSpace
 from nni_nas_consistency.spaces.resnet48 import ResNet48Space
 from nni_nas_consistency.spaces.spos_cifar import SposCifarSpace
 
@@ -86,6 +87,7 @@ SPACES = {
     "ResNet48Space": resnet48,
     "spos-cifar": lambda: SposCifarSpace(10, 1, 8, 3, 4, 5, 6),
     "its blocks": lambda: SposCifarSpace(10, 1, 8, 3, 4, 5, 6, "blocks"),
+    "efficient-cifar": lambda: EfficientCifarSpace(10, 1, 8),
     "AutoFormer": lambda: autoformer_space(TOY, (10, 1, 8)),
     "layers": Layers,
 }
@@ -108,6 +110,7 @@ REFUSED = {
     ("RandomOneShot", "ResNet48Space"): "cannot run ResNet48Space, in which whole blocks may be absent",
     ("Proxyless", "ResNet20Space"): VALUES.format("links.0.conv.conv of ResNet20Space"),
     ("Proxyless", "ResNet48Space"): VALUES.format("links.0.conv.conv of ResNet48Space"),
+    ("Proxyless", "efficient-cifar"): VALUES.format("links.0.conv.conv of EfficientCifarSpace"),
     ("Proxyless", "AutoFormer"): VALUES.format("patch_embed of AutoFormer"),
     ("TPE", "its blocks"): "TPE draws one of several values, and skip of SposCifarSpace is a CategoricalMultiple: use",
 } | {("ENAS", space): "ENAS of NNI 3.0 cannot load batches under Lightning 2.6" for space in SPACES}

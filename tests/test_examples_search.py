@@ -63,13 +63,18 @@ def finished(config, folder):
     return [(samples[key], reported[key]["FINAL"], reported[key]["PERIODICAL"]) for key in sorted(samples)]
 
 
-@pytest.mark.parametrize("name", ["supernet", "recipe", "released"])
-def test_every_example_is_a_short_trial_that_runs_from_the_top_of_the_repository(name):
+@pytest.mark.parametrize("name", ["supernet", "recipe", "released", "study"])
+def test_the_trial_of_an_example_is_short(name):
     assert len((EXAMPLES / name / "trial.py").read_text().splitlines()) < 40
+
+
+@pytest.mark.parametrize("name", ["supernet", "recipe", "released", "study", "ans"])
+def test_every_search_runs_from_the_top_of_the_repository(name):
     config = yaml.safe_load((EXAMPLES / name / "search.yml").read_text())
     assert config["trialCommand"].startswith(f"python examples/{name}/trial.py ")
     assert (EXAMPLES / name / config["trialCodeDirectory"]).resolve() == ROOT
-    assert f"nnictl create --config examples/{name}/search.yml" in (EXAMPLES / name / "README.md").read_text()
+    page = (EXAMPLES / name / "README.md").read_text()
+    assert f"\nnni-consistency nnictl create --config examples/{name}/search.yml\n" in page
 
 
 # archs of a supernet
@@ -92,8 +97,8 @@ def test_nnis_tuners_search_a_trained_supernet_arch_by_arch(tmp_path, tuner):
     assert len(set(archs)) == 2
     scoring = image_scoring(digits(train=False).first(50), DIGITS_TEST)
     expected = [score.loss for score in score_archs(supernet, archs, scoring)]
-    for (_, final, _), score in zip(trials, expected, strict=True):
-        assert final == [pytest.approx(score, rel=1e-5)]
+    for (_, final, _), arch, score in zip(trials, archs, expected, strict=True):
+        assert final == [{"default": pytest.approx(score, rel=1e-5), "arch": arch.code}]
 
 
 def test_the_space_of_the_example_is_as_the_command_writes_it(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3 import trial
 from nni_nas_consistency.nni3.experiment import run_in_process
-from nni_nas_consistency.nni3.workarounds import localhost_only, patient_start
+from nni_nas_consistency.nni3.manager import localhost_only, patient_start
 from nni_nas_consistency.training.recipes import EMBEDDED, Optimization
 
 IGNORED_SERVICE = "`training_service` will be ignored for sequential execution engine."

@@ -157,6 +157,20 @@ def test_two_processes_at_half_the_batch_equal_one_that_averages_the_halves(trai
     assert losses[-1] != pytest.approx(losses[0], rel=1e-3)
 
 
+def test_with_batch_norm_over_both_two_processes_equal_one_at_the_whole_batch(trained, tmp_path):
+    process = started(tmp_path, "--sync-batch-norm")
+    _, err = process.communicate(timeout=420)
+    assert process.returncode == 0, err
+    place = TRAINING.index("--devices")
+    run(*TRAINING[:place], *TRAINING[place + 2 :], "--out", tmp_path / "alone")
+    weights, expected = (load_file(tmp_path / name / "supernet.safetensors") for name in ("run", "alone"))
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-8, atol=1e-9, msg=name)
+    own = load_file(trained[0] / "supernet.safetensors")
+    assert any(not torch.allclose(weights[name], own[name], rtol=1e-3) for name in own if name.endswith("bn.weight"))
+
+
 def test_the_first_process_alone_writes_and_prints(trained):
     folder, out, err = trained
     assert out == "run/supernet.safetensors\n"

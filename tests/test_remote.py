@@ -24,7 +24,7 @@ from nni_nas_consistency.files.arch_lists import Entry, write_released
 from nni_nas_consistency.files.score_files import read_scores
 from nni_nas_consistency.images.augmentation import DIGITS_TEST
 from nni_nas_consistency.images.datasets import digits
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.manager import localhost_only
 from nni_nas_consistency.scoring.plain import score_network
 from nni_nas_consistency.systems import DIGITS_8, EMBEDDED_BENCHMARK
 

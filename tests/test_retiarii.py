@@ -16,7 +16,7 @@ from torch import nn
 
 from nni_nas_consistency import RetiariiExeConfig, RetiariiExperiment, SandwichStrategy
 from nni_nas_consistency.errors import InputError
-from nni_nas_consistency.nni3.workarounds import localhost_only
+from nni_nas_consistency.nni3.manager import localhost_only
 
 
 @pytest.fixture(autouse=True)

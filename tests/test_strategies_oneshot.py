@@ -487,16 +487,11 @@ def test_settings_that_cannot_be_honoured_are_refused(settings, message):
             "Trainer asks for 2 processes in another way than by subprocesses: set strategy='ddp', or devices=1",
         ),
         (
-            {"devices": 2, "strategy": "ddp", "sync_batchnorm": True},
-            "Trainer asks for sync_batchnorm, which would put torch's SyncBatchNorm, of one width, in the place of the "
-            "elastic batch norms: leave it out; each process normalises with its own images",
-        ),
-        (
             {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"},
             "SandwichStrategy clips by norm, not by value; use Trainer(gradient_clip_algorithm='norm')",
         ),
     ],
-    ids=["float16", "spawned processes", "synchronised batch norm", "clipping by value"],
+    ids=["float16", "spawned processes", "clipping by value"],
 )
 def test_trainers_that_would_train_a_wrong_supernet_are_refused(trainer, message):
     assert refusal_of_run(SandwichStrategy(2), evaluator_for(*small_batch(), **trainer)) == message

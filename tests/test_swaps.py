@@ -13,7 +13,7 @@ from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.strategy import Random
 
 from nni_nas_consistency import RetiariiExeConfig, RetiariiExperiment
-from nni_nas_consistency.nni3.workarounds import own_parameters
+from nni_nas_consistency.nni3.manager import own_parameters
 
 TESTS = Path(__file__).parent
 NODE = Path(nni_node.__file__).parent

@@ -9,7 +9,7 @@ import pytest
 from command import run
 from helpers import keep_nni_in
 
-from nni_nas_consistency.archs.codecs import DIGITS_CODEC
+from nni_nas_consistency.archs.codecs import DIGITS_CODEC, RESNET20_CODEC
 from nni_nas_consistency.files.score_files import read_scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +107,9 @@ def check_own_data(names):
     assert names["supernet"].links[-1].num_classes == 2
     assert len(names["scores"]) == len(names["accuracies"]) == 16
     assert all(score < 0 for score in names["scores"])
+    assert len(list(Path("photos/train/odd").iterdir())) == 906 and Path("photos/prepared").is_dir()
+    scored = read_scores(Path("runs/photos/scores.json"), RESNET20_CODEC)
+    assert len(scored.scores) == 40 and scored.provenance["data"] == "folder"
 
 
 def check_ten_machines(names):

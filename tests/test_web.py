@@ -192,4 +192,5 @@ def test_the_parameters_of_a_trial_are_a_name_a_code_and_choices(experiment, tri
     assert f'code:"{tiny_space().arch(read_by_network).code}"' in shown
     for label, width in read_by_network.items():
         assert re.search(rf"\b{label}:{width}\b", shown)
+    assert re.search(r'model:"[^"]*\.model\.json"', shown) and "__nni_type__" not in shown
     trials.screenshot(path=SCREENSHOT or tmp_path / "web-ui.png")

@@ -10,6 +10,9 @@ from typing import Any
 
 import typer
 
+MANAGER = "nni_nas_consistency.nni3.manager"
+"""The module that runs NNI's nnictl."""
+
 HELP_WORDS = ("-h", "--help")
 
 HELP = """\
@@ -25,12 +28,12 @@ def nnictl(context: typer.Context) -> None:
 
     NNI's manager by itself listens on all network interfaces, without a password, and prints 127.0.0.1.
     """
-    from nni_nas_consistency.nni3.workarounds import localhost_only, own_parameters
+    from nni_nas_consistency.nni3.manager import localhost_only, own_parameters
 
     if not context.args or context.args[0] in HELP_WORDS:
         print(HELP, flush=True)
     with localhost_only(reports_to(context.args)), own_parameters():
-        done = subprocess.run([sys.executable, "-m", "nni.tools.nnictl.nnictl", *context.args], check=False)
+        done = subprocess.run([sys.executable, "-m", MANAGER, *context.args], check=False)
     raise typer.Exit(done.returncode)
 
 

@@ -144,6 +144,12 @@ def train(
             why="each process holds all images",
         ),
     ] = 1,
+    sync_batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--sync-batch-norm", help="With --devices: batch norms normalise with the images of all, not each its own."
+        ),
+    ] = False,
     download: DownloadOption = False,
 ) -> None:
     """Train a supernet by a recipe; write its weights, checkpoints and metrics to --out."""
@@ -186,6 +192,7 @@ def train(
         always=parse.always_of(system, always, chosen),
         device=device,
         devices=devices,
+        sync_batch_norm=sync_batch_norm,
         provenance=provenance(command_line(context)),
     )
     job.check_devices()

@@ -62,10 +62,12 @@ class TrainJob:
         device: `cpu`, `cuda` or `auto`.
         devices: Processes that share each batch, on this machine; each is this program started once more, so that a
             script of your own needs no more than to reach `train` again.
+        sync_batch_norm: Whether batch norms normalise with the images of all devices, not with those of their own.
         provenance: What was typed, and the machine and versions that run it.
 
     Raises:
-        InputError: The space is no chain, and archs shall share weights or be stacked as only those of chains can.
+        InputError: Batch norm over all devices is asked for on one device; or the space is no chain, and that,
+            sharing, or a way to run the archs of a step is asked for that only chains have.
     """
 
     system: System
@@ -90,6 +92,7 @@ class TrainJob:
     always: tuple[Arch, ...] = ()
     device: str = "auto"
     devices: int = 1
+    sync_batch_norm: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,10 @@ class TrainJob:
             raise InputError(
                 f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out"
             )
+        if self.sync_batch_norm and self.devices == 1:
+            raise InputError("--sync-batch-norm is for several devices: give --devices too, or leave it out")
+        if self.sync_batch_norm and not self.system.is_chain:
+            raise InputError(f"--sync-batch-norm: {space} has no elastic batch norms; leave it out")
         if not self.system.is_chain and self.stacking in ("stacked", "threads"):
             raise InputError(f"step {self.stacking}: {space} is no chain, its archs run one by one; leave --step out")
 
@@ -113,6 +120,7 @@ class TrainJob:
         sharing = {} if self.sharing in (None, FULL) else {"sharing": str(self.sharing)}
         always: dict[str, Json] = {"always": [arch.code for arch in self.always]} if self.always else {}
         devices: dict[str, Json] = {} if self.devices == 1 else {"devices": self.devices}
+        devices |= {"sync_batch_norm": True} if self.sync_batch_norm else {}
         return {**recipe, **phases, **how, **sharing, **dropped_of(self.system), **always, **devices}
 
     def check_devices(self) -> None:
@@ -229,6 +237,7 @@ def _run_of(
         precision=job.precision,
         accelerator="cpu" if device_of(job.device) == "cpu" else "gpu",
         devices=job.devices,
+        sync_batch_norm=job.sync_batch_norm,
         write=write,
         keep_epochs=job.keep_epochs,
         about={**job.provenance, **settings, **about},

@@ -1,6 +1,6 @@
 """RetiariiExperiment and RetiariiExeConfig: NNI 3.0's experiments under the names and calls of Retiarii.
 
-They work around what is broken in NNI 3.0; the workarounds themselves are in `nni3.workarounds`.
+They work around what is broken in NNI 3.0; the workarounds themselves are in `nni3.workarounds` and `nni3.manager`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -29,22 +28,19 @@ from nni.nas.utils.serializer import get_default_serializer
 
 from nni_nas_consistency.errors import InputError
 from nni_nas_consistency.nni3 import retiarii
-from nni_nas_consistency.nni3.readable import ReadableModelSpace
+from nni_nas_consistency.nni3.manager import bound_address_only, localhost_only, own_parameters, patient_start
+from nni_nas_consistency.nni3.readable import ReadableModelSpace, code_in
 from nni_nas_consistency.nni3.refusals import check_gpus, check_strategy
 from nni_nas_consistency.nni3.trials import TrialRecord
 from nni_nas_consistency.nni3.workarounds import (
     ManagerError,
-    bound_address_only,
     checkpoint_types_allowed,
     config_object,
     copied_samples,
     lightning_interrupts,
-    localhost_only,
     manager_told_of,
     nni_config,
     no_word_of_a_full_log,
-    own_parameters,
-    patient_start,
     quiet_interruptions,
     repaired_freeze,
     stopped_afterwards,
@@ -53,7 +49,6 @@ from nni_nas_consistency.nni3.workarounds import (
     warnings_only,
     without_training_service_warning,
 )
-from nni_nas_consistency.spaces.chain import ChainSpace
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +145,7 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
             raise InputError(f"RetiariiExperiment: the evaluator is {evaluator!r}; give one of nni.nas.evaluator")
         self._listed = listed
         self._saving = threading.Lock()
-        self._record = TrialRecord(partial(_code_in, space))
+        self._record = TrialRecord(partial(code_in, space))
         super().__init__(space, evaluator, strategy, config or _default_config(space, strategy), id=id)
         self._checkpoint_is_loaded = True  # of a new experiment, there is none to load
 
@@ -256,7 +251,9 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
     def executable_model_factory(self, config: ModelFormatConfig) -> ExecutableModelSpace:
         """Return the space in the format of the experiment; NNI's simplified one is made readable for its web page."""
         if isinstance(config, SimplifiedModelFormatConfig):
-            return ReadableModelSpace.from_model(self.model_space, self.evaluator)
+            folder = Path(self.config.canonical_copy().experiment_working_directory) / self.id / "models"
+            here = folder if _runs_here(self.config) else None
+            return ReadableModelSpace.from_model(self.model_space, self.evaluator, folder=here)
         return super().executable_model_factory(config)
 
     def load_checkpoint(self) -> None:
@@ -317,11 +314,6 @@ class RetiariiExperiment(NasExperiment):  # type: ignore[misc]
             logger.warning(summary)
 
 
-def _code_in(space: ModelSpace, sample: Mapping[str, Any]) -> str | None:
-    """Return the code of a sample in a space of ours."""
-    return space.arch(sample).code if isinstance(space, ChainSpace) else None
-
-
 def run_in_process(
     space: ModelSpace, evaluator: Evaluator, strategy: Strategy, *, folder: Path, max_trial_number: int | None = None
 ) -> bool:
@@ -366,10 +358,13 @@ def _remove(folder: Path) -> None:
 
 def _reports_to(config: NasExperimentConfig) -> str | None:
     """Return the address of this machine to which trials of other machines report, if there are such trials."""
+    return None if _runs_here(config) else cast("str | None", config.nni_manager_ip)
+
+
+def _runs_here(config: NasExperimentConfig) -> bool:
+    """Return whether all trials run on this machine."""
     services = config.training_service if isinstance(config.training_service, list) else [config.training_service]
-    if all(getattr(service, "platform", "local") == "local" for service in services):
-        return None
-    return cast("str | None", config.nni_manager_ip)
+    return all(getattr(service, "platform", "local") == "local" for service in services)
 
 
 def _default_config(space: ModelSpace, strategy: Strategy) -> RetiariiExeConfig:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import numpy as np
 import requests
 import torch
 from nni import trial as nni_trial
-from nni.experiment import launcher
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.experiment.config import ExecutionEngineConfig, ModelFormatConfig
@@ -43,12 +40,6 @@ CHECKPOINT_TYPES: tuple[Any, ...] = (
     np.ndarray(0).__reduce__()[0],  # the function by which NumPy unpickles an array
 )
 """What NNI's `Random`, `GridSearch` and `RegularizedEvolution` pickle besides the types that torch always loads."""
-
-REPORTS = "NNI_NAS_CONSISTENCY_REPORTS"
-"""Environment variable with the address to which trials of other machines report; assets/localhost.js reads it."""
-
-WEB_PAGE = "Web portal URLs:"
-"""How NNI's line about the addresses of its web page begins."""
 
 
 def config_object(field: str, value: object) -> object:
@@ -129,7 +120,7 @@ def no_word_of_a_full_log() -> Iterator[None]:
 
 @contextmanager
 def quiet_interruptions() -> Iterator[None]:
-    """Keep off the console what NNI logs of an interruption, a refusal or a divergence; the log file has it.
+    """Keep off the console what NNI logs while an experiment is interrupted, refused or diverges; the log file has it.
 
     NNI writes in red to standard output that a model and a strategy failed, since Lightning ends a training by
     SystemExit on Ctrl-C and SIGTERM. What it logs about any other exception is shown. Can go with
@@ -138,7 +129,7 @@ def quiet_interruptions() -> Iterator[None]:
     consoles = [handler for handler in logging.getLogger("nni").handlers if type(handler) is logging.StreamHandler]
 
     def is_news(record: logging.LogRecord) -> bool:
-        return not _is_interruption(sys.exc_info()[1])
+        return not _is_told_in_one_line(sys.exc_info()[1])
 
     for handler in consoles:
         handler.addFilter(is_news)
@@ -149,7 +140,7 @@ def quiet_interruptions() -> Iterator[None]:
             handler.removeFilter(is_news)
 
 
-def _is_interruption(error: BaseException | None) -> bool:
+def _is_told_in_one_line(error: BaseException | None) -> bool:
     if isinstance(error, SystemExit):  # by Lightning, on Ctrl-C, or on SIGTERM where nobody else handles it
         return isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
     return isinstance(error, (KeyboardInterrupt, Terminated, InputError, Diverged))
@@ -181,64 +172,6 @@ def trial_restored() -> Iterator[None]:
         yield
     finally:
         nni_trial._params, nni_trial._intermediate_seq = before
-
-
-@contextmanager
-def localhost_only(reports: str | None = None) -> Iterator[None]:
-    """Bind an NNI manager that is started inside the block to 127.0.0.1; also one that `nnictl` starts.
-
-    NNI's manager serves its web page and REST API on all network interfaces, without a password. Child processes
-    inherit the change through the environment variable NODE_OPTIONS. Can go with
-    `test_nnis_manager_listens_on_all_interfaces_unless_it_is_bound_to_this_machine`.
-
-    Args:
-        reports: The address of this machine to which trials of other machines report, `nniManagerIp`; there the port
-            after the web page's listens. None: no trials run on other machines.
-    """
-    with _loaded_before_manager("localhost.js"), _environment({REPORTS: reports}):
-        yield
-
-
-@contextmanager
-def own_parameters() -> Iterator[None]:
-    """Let trials that begin together have their own parameters; also those of a manager that `nnictl` starts.
-
-    NNI's manager gives the parameters that it holds to whichever trial asks first, so that two trials may run with each
-    other's: then its database, its page and its exports have their results swapped. And a grid search that `nnictl
-    resume` goes on with gives the parameters of trials that are run again to others too, in place of those that are
-    left. Can go with `test_nnis_manager_gives_parameters_to_whichever_trial_asks_first` (tests/test_swaps.py) and
-    `test_after_kill_9_of_the_manager_nnictl_resume_loses_no_shard_and_counts_none_twice` (tests/test_examples.py).
-    """
-    with _loaded_before_manager("trial_parameters.js"):
-        yield
-
-
-@contextmanager
-def _loaded_before_manager(asset: str) -> Iterator[None]:
-    """Let NNI's manager, which runs in Node, load a script of ours before itself."""
-    with as_file(files("nni_nas_consistency") / "assets" / asset) as script:
-        options = f'{os.environ.get("NODE_OPTIONS", "")} --require "{script}"'.strip()
-        with _environment({"NODE_OPTIONS": options}):
-            yield
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables, or remove those that are None; put all back on exit."""
-    before = {name: os.environ.get(name) for name in variables}
-    try:
-        _set_environment(variables)
-        yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @contextmanager
@@ -286,42 +219,6 @@ def copied_samples() -> Iterator[None]:
         yield
     finally:
         RawFormatModelSpace.freeze = before
-
-
-@contextmanager
-def patient_start() -> Iterator[None]:
-    """Wait a minute for an NNI manager that is started inside the block; NNI gives it up after four seconds.
-
-    On a busy machine it takes longer to come up. Can go with `test_a_manager_that_is_slow_to_start_is_waited_for`.
-    """
-    check = launcher._check_rest_server
-    before = check.__defaults__
-    check.__defaults__ = (60, None)
-    try:
-        yield
-    finally:
-        check.__defaults__ = before
-
-
-@contextmanager
-def bound_address_only() -> Iterator[None]:
-    """Let NNI print the address of its web page that `localhost_only` leaves, and not those of all interfaces.
-
-    Can go with `test_trials_of_the_local_training_service_score_what_trials_in_this_process_do`.
-    """
-    logger = logging.getLogger("nni.experiment")
-
-    def rewritten(record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, str) and record.msg.startswith(WEB_PAGE):
-            bound = [word for word in record.msg.split() if "//127.0.0.1:" in word]
-            record.msg = " ".join([WEB_PAGE, *dict.fromkeys(bound)])
-        return True
-
-    logger.addFilter(rewritten)
-    try:
-        yield
-    finally:
-        logger.removeFilter(rewritten)
 
 
 @contextmanager

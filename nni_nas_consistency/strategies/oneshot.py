@@ -28,7 +28,12 @@ from nni_nas_consistency.archs.domains import Domain
 from nni_nas_consistency.errors import Diverged, InputError
 from nni_nas_consistency.spaces.chain import ChainSpace
 from nni_nas_consistency.spaces.hub import domain_of
-from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses
+from nni_nas_consistency.strategies.processes import (
+    average_over_processes,
+    gather_losses,
+    share_of_batch,
+    statistics_over_processes,
+)
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
 from nni_nas_consistency.strategies.steps import (
     Bundle,
@@ -44,9 +49,10 @@ from nni_nas_consistency.strategies.threads import MOST_THREADS, ArchThreads, ca
 from nni_nas_consistency.supernet.active import Sample, active_of, can_stack, logits_of
 from nni_nas_consistency.supernet.extract import sub_state_dict
 from nni_nas_consistency.supernet.make import make_supernet
+from nni_nas_consistency.supernet.modules import ElasticBatchNorm2d
 from nni_nas_consistency.supernet.nni_modules import nni_choice
 from nni_nas_consistency.supernet.sharing import FULL, Sharing
-from nni_nas_consistency.supernet.statistics import batch_statistics
+from nni_nas_consistency.supernet.statistics import batch_norms, batch_statistics
 
 Rule = Literal["sandwich", "sampled-teacher", "multi-path", "pool-distillation", "frozen-teacher"]
 Stacking = Literal["auto", "stacked", "sliced", "threads"]
@@ -154,6 +160,7 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         self.n, self.rule, self.always, self.distill_from, self.teacher = n, rule, always, distill_from, teacher
         self.sampler, self.grad_clip, self.stacking, self.sharing = sampler, grad_clip, stacking, sharing
         self.seed, self.watched = seed, watched
+        self.sync_batch_norm = False
 
     def mutate_model(self, model: Any) -> Any:
         """Turn a space into a supernet, in place; a supernet is returned as it is.
@@ -172,8 +179,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         """Wrap the evaluator's Lightning module into the training step.
 
         Raises:
-            InputError: The trainer asks for several processes in another way than by DDP's subprocesses, for batch norm
-                over all of them, for float16, or for clipping by value.
+            InputError: The trainer asks for several processes in another way than by DDP's subprocesses, for float16,
+                or for clipping by value.
         """
         if isinstance(evaluator, Lightning):
             self._take_over(evaluator.trainer)
@@ -183,6 +190,12 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         """Refuse settings that would train a wrong supernet, and clip in place of the trainer."""
         if trainer.world_size > 1:
             _check_processes(trainer)
+            parallel = cast("ParallelStrategy", trainer.strategy)
+            if parallel._layer_sync is not None:
+                self.sync_batch_norm = True
+                parallel._layer_sync = (
+                    None  # it would put torch's SyncBatchNorm, of one width, in place of elastic ones
+                )
         if str(trainer.precision).startswith("16"):
             raise InputError(
                 f"precision is {trainer.precision!r}; float16 needs scaled gradients, whose norm would be clipped "
@@ -224,6 +237,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         self.sampler = strategy.sampler or _default_sampler(domain, strategy.seed)
         self.always = _always_running(strategy, domain)
         self.watched = _watched(strategy, domain, self.always)
+        if strategy.sync_batch_norm:
+            _check_elastic_norms(space)
 
     @cached_property
     def weights(self) -> list[nn.Parameter]:
@@ -250,7 +265,9 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         optimizer.zero_grad()
         step = self._step(archs, images)
         bundles = self._bundled(archs, images.device)
-        if self.trainer.world_size == 1:
+        if self.strategy.sync_batch_norm:
+            losses = self._step_over_processes(step, images, labels, archs, bundles)
+        elif self.trainer.world_size == 1:
             threads = self.threads if len(bundles) > 1 else None
             losses = step(self.model, images, labels, bundles, backward=self.manual_backward, threads=threads)
             self._check_finite(losses, archs)
@@ -263,6 +280,28 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         optimizer.step()
         self.advance_lr_schedulers(batch_idx)
         self.log_dict({"train_loss": losses.mean(), "train_loss_first": losses[0]}, prog_bar=True)
+
+    def _step_over_processes(
+        self, step: TrainingStep, images: Tensor, labels: Tensor, archs: list[Arch], bundles: list[Bundle]
+    ) -> Tensor:
+        """Run a step whose batch norms normalise over all processes, and return the losses of the whole batch, [n].
+
+        Their gradients are those of the sum of the losses of all processes, so each is weighted before.
+        """
+        world = self.trainer.world_size
+        share = share_of_batch(len(images), images.device)
+
+        def backward(loss: Tensor) -> None:
+            self.manual_backward(loss * (share * world))
+
+        block = cast("ParallelStrategy", self.trainer.strategy).block_backward_sync()
+        with block, statistics_over_processes(self.model):
+            losses = step(self.model, images, labels, bundles, backward=backward)
+        everyones, shares = gather_losses(losses, archs, len(images))
+        for of_process in everyones:
+            self._check_finite(of_process, archs)
+        average_over_processes(self.model, torch.full_like(shares[0], 1 / world))
+        return (everyones * shares[:, None]).sum(0)
 
     def _of_whole_batch(self, losses: Tensor, archs: list[Arch], images: int) -> Tensor:
         """Average gradients and running statistics over all processes, and return the losses of the whole batch, [n].
@@ -373,6 +412,15 @@ def _check_threads(supernet: ModelSpace, processes: int) -> None:
         )
 
 
+def _check_elastic_norms(supernet: ModelSpace) -> None:
+    """Refuse batch norm over all processes where a batch norm is not ours."""
+    if not all(isinstance(norm, ElasticBatchNorm2d) for norm in batch_norms(cast("nn.Module", supernet))):
+        raise InputError(
+            f"Trainer asks for sync_batchnorm, and batch norms of {type(supernet).__name__} are not elastic ones: "
+            "leave it out; each process normalises with its own images"
+        )
+
+
 def _check_processes(trainer: pl.Trainer) -> None:
     """Refuse several processes that would train a wrong supernet."""
     strategy = trainer.strategy
@@ -380,11 +428,6 @@ def _check_processes(trainer: pl.Trainer) -> None:
         raise InputError(
             f"Trainer asks for {trainer.world_size} processes in another way than by subprocesses: set strategy='ddp', "
             "or devices=1"
-        )
-    if strategy._layer_sync is not None:
-        raise InputError(
-            "Trainer asks for sync_batchnorm, which would put torch's SyncBatchNorm, of one width, in the place of the "
-            "elastic batch norms: leave it out; each process normalises with its own images"
         )
 
 

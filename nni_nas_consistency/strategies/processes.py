@@ -7,13 +7,15 @@ in one collective, after the last backward pass (docs/decisions/0030-processes.m
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from nni_nas_consistency.archs.arch import Arch
+from nni_nas_consistency.supernet.modules import ElasticBatchNorm2d
 from nni_nas_consistency.supernet.statistics import batch_norms
 
 
@@ -37,6 +39,29 @@ def gather_losses(losses: Tensor, archs: Sequence[Arch], images: int) -> tuple[T
     if not bool((heads[:, :2] == head[:2]).all()):
         raise RuntimeError("the processes draw different archs; give every process a sampler with the same seed")
     return _gathered(losses.double()), heads[:, 2] / heads[:, 2].sum()
+
+
+def share_of_batch(images: int, device: torch.device) -> float:
+    """Return the share of the batch that this process has, in (0, 1), of its images."""
+    everyones = _gathered(torch.tensor([images], dtype=torch.float64, device=device))
+    return images / float(everyones.sum())
+
+
+@contextmanager
+def statistics_over_processes(network: nn.Module) -> Iterator[None]:
+    """Normalise with the statistics of the images of all processes inside the block, in training mode.
+
+    Args:
+        network: A supernet whose batch norms all are elastic.
+    """
+    norms = [norm for norm in batch_norms(network) if isinstance(norm, ElasticBatchNorm2d)]
+    for norm in norms:
+        norm.over_processes = True
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.over_processes = False
 
 
 def average_over_processes(network: nn.Module, share: Tensor) -> None:

@@ -35,6 +35,7 @@ from nni_nas_consistency.supernet import native
 from nni_nas_consistency.supernet.active import Active, Resolved, Run, channels_present, value_pairs, width_of
 from nni_nas_consistency.supernet.batch_norm import BatchNormOfRows, Normalised, Scaled, stands_in_rows
 from nni_nas_consistency.supernet.native import BatchNormed
+from nni_nas_consistency.supernet.processes import normalise_over_processes
 from nni_nas_consistency.supernet.sharing import FULL, Bank, Pair, Rule, Sharing
 
 
@@ -178,6 +179,9 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
     put_off: list[BatchMoments] | None = None
     """Where moments are kept, in place of an update of the running statistics; None: these are updated at once."""
 
+    over_processes = False
+    """Whether the statistics of a batch in training mode are those of all processes, see `processes.py`."""
+
     def __init__(self, active: Active, arguments: Mapping[str, Any], size: Pair | None = None) -> None:
         self.width = width_of(arguments["num_features"])
         fixed = {name: value for name, value in arguments.items() if name != "num_features"}
@@ -206,6 +210,8 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return x, normalised as in torch: with the batch's statistics in training mode, else the running ones."""
+        if self.over_processes and self.training:
+            return self._over_processes(x)
         if len(self.active.run.archs) > 1:
             return self._stacked(x)
         c = x.shape[1]
@@ -276,6 +282,15 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         weight, bias = self._affine(x.shape[1], x)
         mask = channels_present(widths, x.shape[1], x.device).to(weight.dtype)
         return self._with_own_statistics(x, weight * mask, bias * mask, widths)
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        """Normalise arch by arch with the statistics of the images that all processes have."""
+        widths = tuple(self.width.at(arch) for arch in self.active.run.archs)
+        weight, bias = self._affine(x.shape[1], x)
+        mask = channels_present(widths, x.shape[1], x.device).to(weight.dtype)
+        y, moments = normalise_over_processes(x, weight * mask, bias * mask, self.eps)
+        self.update_running(BatchMoments(*moments, widths))
+        return y
 
     @torch.no_grad()
     def update_running(self, moments: BatchMoments) -> None:

@@ -370,6 +370,7 @@ def training_evaluator(
         accelerator=run.accelerator,
         devices=run.devices,
         strategy="auto" if run.devices == 1 else DDPStrategy(broadcast_buffers=False),
+        sync_batchnorm=run.sync_batch_norm,
         precision=run.precision,
         callbacks=callbacks,
         plugins=[AtomicCheckpoints(), LightningEnvironment()],

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from subprocess import Popen
 from typing import TYPE_CHECKING
 
-from nni_nas_consistency.errors import InputError
+from nni_nas_consistency.errors import Diverged, InputError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -71,6 +71,10 @@ def process_group(devices: int) -> Iterator[None]:
         _depend_on_parent()
     try:
         yield
+    except Diverged:
+        if rank:
+            raise SystemExit(1) from None  # every process knows, and the first one says so
+        raise
     finally:
         _leave_group()
         for name, value in before.items():

@@ -38,6 +38,7 @@ class TrainingRun:
         accelerator: Lightning's word for the device kind, such as `cpu`, `gpu`, `auto`.
         devices: Processes that share each batch, by Lightning's DDP: this program is started once more for each but the
             first; see `training.processes`.
+        sync_batch_norm: Whether batch norms normalise with the images of all processes, not with those of their own.
         write: Writes a line of text: one an epoch, with what it reached and the time left.
         keep_epochs: Whether to keep the weights of every epoch, as checkpoints that can be scored.
         about: What made the weights, for those checkpoints.
@@ -53,6 +54,7 @@ class TrainingRun:
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int = 1
+    sync_batch_norm: bool = False
     write: Callable[[str], None] = print
     keep_epochs: bool = False
     about: Mapping[str, Json] = field(default_factory=dict)
