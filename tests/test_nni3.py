@@ -52,7 +52,7 @@ from nni_nas_consistency import (
     train_supernet,
     training_evaluator,
 )
-from nni_nas_consistency.errors import Terminated
+from nni_nas_consistency.errors import Diverged, Terminated
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.nni3 import trial
@@ -213,16 +213,21 @@ def terminated(model):
     raise Terminated
 
 
+def diverged(model):
+    raise Diverged("which the command line says in one line")
+
+
 def test_ctrl_c_in_an_experiment_of_this_process_is_no_failed_model(tmp_path):
     for evaluate, theirs in [
         (interrupted_as_by_lightning, "Model 1 fails to be executed"),
         (interrupted, "Model 1 is interrupted"),
         (terminated, "Model 1 fails to be executed"),
+        (diverged, "Model 1 fails to be executed"),
     ]:
         shown = []
         for kind in (NasExperiment, RetiariiExperiment):
             run = kind(Toy(), FunctionalEvaluator(evaluate), Random(seed=0), in_process(tmp_path))
-            with console() as lines, suppress(SystemExit, Terminated):
+            with console() as lines, suppress(SystemExit, Terminated, Diverged):
                 assert not run.run()
             run.stop()
             shown.append(lines.getvalue())
