@@ -32,13 +32,13 @@ def main() -> None:
     with as_file(files("nni_nas_consistency") / "assets" / "digits" / "reference.json") as path:
         reference = read_released(path, DIGITS_CODEC)
     runs = [kendall_by_weight(path, reference) for path in options.scores]
-    rows = []
+    figures = {}
     for weight in WEIGHTS:
         difference = estimate([run[weight] - run[0.0] for run in runs]) if weight else None
         between = None if difference is None else [difference.low, difference.high]
-        rows.append({"weight": weight, "kendall": fmean(run[weight] for run in runs), "difference": between})
-        print(rows[-1])
-    document = {"machine": machine("cpu"), "supernets": len(runs), "rows": rows}
+        figures[f"{weight:g}"] = {"kendall": fmean(run[weight] for run in runs), "difference": between}
+        print(f"{weight:g}", figures[f"{weight:g}"])
+    document = {"machine": machine("cpu"), "supernets": len(runs), "figures": figures}
     options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -124,6 +124,39 @@ def test_the_page_on_image_choice_quotes_its_benchmark(count):
     assert f"| {count:,} | {chosen:.3f} | {random:.3f} |".replace("| 0.", "| .") in page
 
 
+def test_the_page_on_the_capacity_prior_quotes_its_benchmark():
+    page = (ROOT / "docs" / "decisions" / "0034-capacity-prior.md").read_text().replace("*", "")
+    rows = re.findall(r"^\| ([\d.]+) \| (\.\d+) \| (?:\+(\.\d+) to \+(\.\d+))? ?\|", page, re.MULTILINE)
+    assert len(rows) == 8
+    for weight, kendall, low, high in rows:
+        figures = BENCHMARKS["capacity-prior"]["figures"][weight]
+        assert f"{figures['kendall']:.3f}" == f"0{kendall}"
+        assert not low or [f"{end:.3f}" for end in figures["difference"]] == [f"0{low}", f"0{high}"]
+
+
+@pytest.mark.parametrize(("column", "name"), [(1, "24-epochs"), (2, "36-epochs")])
+def test_the_page_on_what_is_left_quotes_its_figures(column, name):
+    figures = json.loads((ROOT / "docs" / "residuals" / f"{name}.json").read_text())
+    page = (ROOT / "docs" / "residuals.md").read_text().replace("−", "-")
+    rows = [[cell.strip() for cell in line.split("|")[1:]] for line in page.splitlines() if line.startswith("| ")]
+    told = {row[0]: row[column] for row in rows}
+    left, places = figures["residual"], figures["by accuracy"]
+    widths = left["correlation with mean log width"]
+    for row, stage in [("residual and mean log width of stage 1", "stage 1"), ("of stage 2", "stage 2")]:
+        assert float(told[row]) == pytest.approx(widths[stage]["all layers"], abs=0.006)
+    assert float(told["of stage 3"]) == pytest.approx(widths["stage 3"]["all layers"], abs=0.006)
+    shares = {
+        "share of the variance of accuracy that the score leaves": left["share of the variance of accuracy"],
+        "of the residual, explained by the four mean log widths": left["share explained by the four mean log widths"],
+        "by all 19 log widths": left["share explained by all 19 log widths"],
+        "the 30 best found among the 30 best by score": places["overlap of the 30 best"]["scores"],
+    }
+    for row, share in shares.items():
+        assert float(told[row].rstrip(" %")) == pytest.approx(100 * share, abs=0.5), row
+    for third in ("worst", "middle", "best"):
+        assert float(told[f"the {third} third"]) == pytest.approx(places[f"{third} third"]["kendall"], abs=0.001)
+
+
 def test_no_committed_report_names_a_folder_of_the_machine():
     for report in (SHIPPED, *MEASURED.values(), *BENCHMARKS.values()):
         assert not re.search(r"[\" ]/\w", json.dumps(report))
