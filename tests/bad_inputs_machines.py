@@ -6,6 +6,7 @@ MACHINES = [
     BadInput("no devices", f"{TRAIN} --devices=0", ("--devices", "greater than or equal to", "not '0'")),
     BadInput("devices by name", f"{TRAIN} --devices=cuda:0,cuda:1", ("--devices", "valid integer", "'cuda:0,cuda:1'")),
     BadInput("batch norm over one device", f"{TRAIN} --sync-batch-norm", ("--sync-batch-norm", "give --devices too")),
+    BadInput("threads in processes", f"{TRAIN} --devices 2 --step threads", ("step threads", "one process, not in 2")),
     BadInput(
         "2^64 devices", f"{TRAIN} --devices {HUGE}", ("--devices", "less than or equal to 64", "holds all images", HUGE)
     ),

@@ -8,12 +8,14 @@ import threading
 import pytest
 import torch
 from helpers import random_archs, randomize, tiny_supernet
+from pytorch_lightning.callbacks import Callback
 from test_strategies_oneshot import evaluator_for, refusal_of_run, small_batch, trained, weights_of
 from torch import nn
 
-from nni_nas_consistency import SandwichStrategy, make_supernet
+from nni_nas_consistency import InputError, SandwichStrategy, make_supernet
 from nni_nas_consistency.spaces.resnet20 import ResNet20Space
 from nni_nas_consistency.spaces.spos_cifar import SposCifarSpace
+from nni_nas_consistency.strategies.oneshot import FrozenTeacher
 from nni_nas_consistency.strategies.steps import (
     RankLoss,
     frozen_teacher_step,
@@ -124,16 +126,33 @@ def test_a_strategy_trains_the_same_supernet_on_threads():
     torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-7)
 
 
+class ThreadsOfSteps(Callback):
+    """Notes whether a step has left threads for archs, and how many torch has."""
+
+    def on_train_batch_end(self, *arguments):
+        self.torch = torch.get_num_threads()
+        self.archs = any(thread.name.startswith("arch") for thread in threading.enumerate())
+
+
 @pytest.mark.parametrize(("threads", "used"), [(1, False), (2, True)])
 def test_archs_that_are_too_large_to_stack_have_threads_where_torch_has_two(threads, used):
-    before = set(threading.enumerate())
     torch.set_num_threads(threads)
-    x, y = torch.randn(2, 3, 32, 32), torch.arange(2)
-    strategy = trained(SandwichStrategy(3, watched=0), evaluator_for(x, y), ResNet20Space(10))
+    x, y, seen = torch.randn(2, 3, 32, 32), torch.arange(2), ThreadsOfSteps()
+    trained(SandwichStrategy(3, watched=0), evaluator_for(x, y, callbacks=[seen]), ResNet20Space(10))
     torch.set_num_threads(1)
-    names = [thread.name for thread in set(threading.enumerate()) - before]
-    assert any(name.startswith("arch") for name in names) == used
-    assert strategy.supernet is not None
+    assert (seen.torch, seen.archs) == (threads, used)
+
+
+def test_the_threads_of_a_training_end_with_it():
+    before = threading.active_count()
+    trained(SandwichStrategy(3, stacking="threads"), evaluator_for(*small_batch()))
+    assert threading.active_count() == before
+
+
+def test_a_rank_loss_is_refused_on_threads():
+    teacher = FrozenTeacher(nn.Identity(), rank_weight=1.0)
+    with pytest.raises(InputError, match="a rank loss needs the losses before it: use stacking='auto'"):
+        SandwichStrategy(3, rule="frozen-teacher", teacher=teacher, stacking="threads")
 
 
 def test_spaces_that_cannot_run_side_by_side_are_refused_or_run_one_by_one():

@@ -101,6 +101,8 @@ class TrainJob:
             raise InputError(
                 f"sharing {self.sharing}: {space} is no chain, NNI's modules share by {FULL}; leave it out"
             )
+        if self.stacking == "threads" and self.devices > 1:
+            raise InputError(f"step threads: archs have threads of their own in one process, not in {self.devices}")
         if self.sync_batch_norm and self.devices == 1:
             raise InputError("--sync-batch-norm is for several devices: give --devices too, or leave it out")
         if self.sync_batch_norm and not self.system.is_chain:

@@ -24,12 +24,15 @@ MOST_NAMES = 10
 ENDED = ("DONE", "STOPPED", "ERROR")
 """What NNI's manager says of an experiment that takes no more trials."""
 
+GRACE = 2.0
+"""Seconds between the end that the manager tells and the last results of trials."""
+
 
 class TrialRecord:
     """Scores and failures by the code of the arch.
 
     A trial that ends without a result, because it raised, was over `max_trial_duration` or had no device, is run once
-    more, if the experiment may have one more trial.
+    more, if the experiment may have one more trial. So is one that was cancelled on NNI's page, which NNI calls failed.
 
     Args:
         code_of: Returns the code of an arch from its sample, or None for spaces whose archs have no code.
@@ -41,6 +44,10 @@ class TrialRecord:
         self._code_of = code_of
         self._running: dict[int, ExecutableModelSpace] = {}
         self._submitting = threading.RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrialRecord:
+        """Return the record itself: averages of weights copy a module, with the strategy and the engine behind it."""
+        return self
 
     def watch(self, engine: ExecutionEngine, ended: Callable[[], None]) -> None:
         """Listen to the trials of an engine.
@@ -88,6 +95,11 @@ class TrialRecord:
 
     def _note_score(self, event: FinalMetricEvent) -> None:
         self._take(event.metric)
+        named = event.metric.get("arch") if isinstance(event.metric, Mapping) else None
+        own = None if event.model.sample is None else self._code_of(event.model.sample)
+        if isinstance(named, str) and own not in (named, None):
+            event.prevent_default()
+            logger.error("NNI hands the score of %s to the trial of %s: it counts for %s alone", named, own, named)
 
     def _take(self, metric: object) -> None:
         """Note the score of the arch that a final result names, if it names one."""
@@ -96,8 +108,7 @@ class TrialRecord:
 
     def _note_end(self, event: TrainingEndEvent) -> bool:
         """Note a failure, and return whether it is the first one of its arch."""
-        has_result = event.status is ModelStatus.Trained and event.model.metrics.final is not None
-        if has_result or event.status is ModelStatus.Interrupted:
+        if event.model.metrics.final is not None or event.status is ModelStatus.Interrupted:
             return False
         code = self._name(event.model)
         self.failures[code] = self.failures.get(code, 0) + 1
@@ -108,6 +119,8 @@ class TrialRecord:
         model.metrics.clear()  # of the first time
         if isinstance(engine, SequentialExecutionEngine):
             engine._history.remove(model)  # which would list it twice
+        if isinstance(engine, TrainingServiceExecutionEngine):  # which would list it as its first trial too
+            engine._models = {number: known for number, known in engine._models.items() if known() is not model}
         engine.submit_models(model)
 
     def _name(self, model: ExecutableModelSpace) -> str:
@@ -125,6 +138,13 @@ def _may_run_again(engine: ExecutionEngine) -> bool:
         return False
 
 
+def _has_ended(engine: TrainingServiceExecutionEngine) -> bool:
+    try:
+        return engine.nodejs_binding.get_status() in ENDED
+    except requests.exceptions.RequestException:  # a busy manager; one that died is noticed elsewhere
+        return False
+
+
 def _bounded_wait(engine: TrainingServiceExecutionEngine) -> Callable[..., None]:
     """Return what waits for models, but not for those that NNI's manager takes no more.
 
@@ -136,7 +156,8 @@ def _bounded_wait(engine: TrainingServiceExecutionEngine) -> Callable[..., None]
         if not models:
             wait()
         while any(model.status is ModelStatus.Training for model in models):
-            if engine.nodejs_binding.get_status() in ENDED:
+            if _has_ended(engine):
+                time.sleep(GRACE)  # what the last trials said may be on its way
                 return
             time.sleep(0.5)
 

@@ -31,7 +31,7 @@ from nni_nas_consistency.spaces.hub import domain_of
 from nni_nas_consistency.strategies.processes import (
     average_over_processes,
     gather_losses,
-    share_of_batch,
+    shares_of_batch,
     statistics_over_processes,
 )
 from nni_nas_consistency.strategies.sampling import Sampler, UniformSampler, strict_fair_sampler
@@ -153,6 +153,8 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         _check_always(rule, always)
         if stacking not in get_args(Stacking):
             raise InputError(f"stacking is {stacking!r}; allowed are {', '.join(map(repr, get_args(Stacking)))}")
+        if stacking == "threads" and teacher is not None and teacher.rank_weight:
+            raise InputError("stacking is 'threads', but a rank loss needs the losses before it: use stacking='auto'")
         least = 1 if rule != "sandwich" else len(always) if always else 2
         least = 2 if rule == "sampled-teacher" and distill_from is not None else least
         if n < least:
@@ -190,12 +192,16 @@ class SandwichStrategy(OneShotStrategy):  # type: ignore[misc]
         """Refuse settings that would train a wrong supernet, and clip in place of the trainer."""
         if trainer.world_size > 1:
             _check_processes(trainer)
-            parallel = cast("ParallelStrategy", trainer.strategy)
-            if parallel._layer_sync is not None:
-                self.sync_batch_norm = True
-                parallel._layer_sync = (
-                    None  # it would put torch's SyncBatchNorm, of one width, in place of elastic ones
+            if self.stacking == "threads":
+                raise InputError(
+                    f"stacking is 'threads' on {trainer.world_size} processes; take either: stacking='sliced', or "
+                    "devices=1"
                 )
+        self.sync_batch_norm = False
+        parallel = trainer.strategy
+        if isinstance(parallel, ParallelStrategy) and parallel._layer_sync is not None:
+            self.sync_batch_norm = trainer.world_size > 1
+            parallel._layer_sync = None  # torch's SyncBatchNorm, of one width, would replace the elastic batch norms
         if str(trainer.precision).startswith("16"):
             raise InputError(
                 f"precision is {trainer.precision!r}; float16 needs scaled gradients, whose norm would be clipped "
@@ -239,6 +245,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         self.watched = _watched(strategy, domain, self.always)
         if strategy.sync_batch_norm:
             _check_elastic_norms(space)
+        if strategy.stacking == "threads":
+            _check_threads(space)
 
     @cached_property
     def weights(self) -> list[nn.Parameter]:
@@ -250,12 +258,19 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         """The threads that the archs of a step run on, or None if they run one by one on all threads of torch."""
         stacking, count = self.strategy.stacking, min(torch.get_num_threads(), MOST_THREADS)
         if stacking == "threads":
-            _check_threads(self.model, self.trainer.world_size)
+            _check_threads(self.model)
             return ArchThreads(self.model, max(count, 2))
         wanted = stacking == "auto" and not stacked_is_faster(self.model, self.device)
-        if not wanted or count < 2 or self.trainer.world_size > 1 or not can_run_on_threads(self.model):
+        if not wanted or count < 2 or not can_run_on_threads(self.model):
             return None
         return ArchThreads(self.model, count)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """End the threads."""
+        threads = self.__dict__.pop("threads", None)
+        if threads is not None:
+            threads.close()
+        super().teardown(stage)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Run n archs forward and backward on a batch, and take one optimizer step."""
@@ -289,7 +304,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         Their gradients are those of the sum of the losses of all processes, so each is weighted before.
         """
         world = self.trainer.world_size
-        share = share_of_batch(len(images), images.device)
+        share = float(shares_of_batch(archs, len(images), images.device)[self.global_rank])
 
         def backward(loss: Tensor) -> None:
             self.manual_backward(loss * (share * world))
@@ -399,12 +414,8 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         )
 
 
-def _check_threads(supernet: ModelSpace, processes: int) -> None:
+def _check_threads(supernet: ModelSpace) -> None:
     """Refuse threads of their own for archs that cannot have them."""
-    if processes > 1:
-        raise InputError(
-            f"stacking is 'threads' on {processes} processes; take either: stacking='sliced', or devices=1"
-        )
     if not can_run_on_threads(supernet):
         raise InputError(
             f"stacking is 'threads', but archs of {type(supernet).__name__} run one by one: threads need a CPU and a "

@@ -33,18 +33,22 @@ def gather_losses(losses: Tensor, archs: Sequence[Arch], images: int) -> tuple[T
     Raises:
         RuntimeError: The processes run different archs.
     """
+    shares = shares_of_batch(archs, images, losses.device)
+    return _gathered(losses.double()), shares
+
+
+def shares_of_batch(archs: Sequence[Arch], images: int, device: torch.device) -> Tensor:
+    """Return the share of the batch that each process has, [processes], and see that all run the same archs.
+
+    Raises:
+        RuntimeError: The processes run different archs.
+    """
     drawn = zlib.crc32("\n".join(arch.code for arch in archs).encode())
-    head = torch.tensor([drawn, len(archs), images], dtype=torch.float64, device=losses.device)
+    head = torch.tensor([drawn, len(archs), images], dtype=torch.float64, device=device)
     heads = _gathered(head)
     if not bool((heads[:, :2] == head[:2]).all()):
         raise RuntimeError("the processes draw different archs; give every process a sampler with the same seed")
-    return _gathered(losses.double()), heads[:, 2] / heads[:, 2].sum()
-
-
-def share_of_batch(images: int, device: torch.device) -> float:
-    """Return the share of the batch that this process has, in (0, 1), of its images."""
-    everyones = _gathered(torch.tensor([images], dtype=torch.float64, device=device))
-    return images / float(everyones.sum())
+    return heads[:, 2] / heads[:, 2].sum()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias, cast
 
 import torch
+from nni.nas.hub.pytorch.utils.nn import DropPath
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
@@ -27,6 +28,9 @@ Pass: TypeAlias = "Callable[[ModelSpace], tuple[Tensor, Tensor]]"
 
 MOST_THREADS = 4
 """Each thread holds the features of an arch for its backward pass."""
+
+DRAWS = (nn.modules.dropout._DropoutNd, DropPath, nn.RReLU, nn.MultiheadAttention)
+"""Modules that may draw random numbers in training mode."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ class ArchThreads:
 
     Args:
         supernet: A chain space after `make_supernet`, on a CPU, in training mode; see `can_run_on_threads`.
-        count: Number of threads. They share the threads that torch is set to.
+        count: Number of threads. They share the threads that torch is set to. Modules stay in the mode that they have
+            now.
     """
 
     def __init__(self, supernet: ModelSpace, count: int) -> None:
         network = cast("nn.Module", supernet)
         self.count = count
-        self._parameters = [each for each in network.parameters() if each.requires_grad]
+        self._parameters = list(network.parameters())
         self._norms = cast("list[ElasticBatchNorm2d]", batch_norms(network))
         self._copies: SimpleQueue[ModelSpace] = SimpleQueue()
         for _ in range(count):
@@ -61,41 +66,45 @@ class ArchThreads:
 
     def run(self, passes: Sequence[Pass]) -> list[Tensor]:
         """Run passes, add their gradients to `.grad`, update the running statistics, and return their losses."""
-        threads = torch.get_num_threads()
+        threads, learnt = torch.get_num_threads(), [each for each in self._parameters if each.requires_grad]
         mixed, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
         def outcome_of(each: Pass) -> _Outcome:
             torch.set_num_threads(max(1, threads // self.count))
             with torch.autocast("cpu", dtype, mixed):
-                return self._outcome(each)
+                return self._outcome(each, learnt)
 
         try:
             outcomes = list(self._pool.map(outcome_of, passes))
         finally:
             torch.set_num_threads(threads)  # of this process: a thread that sets its own sets that of later ones too
         for outcome in outcomes:
-            self._keep(outcome)
+            self._keep(outcome, learnt)
         return [outcome.losses for outcome in outcomes]
 
-    def _outcome(self, each: Pass) -> _Outcome:
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _outcome(self, each: Pass, learnt: Sequence[Tensor]) -> _Outcome:
         network = self._copies.get()
         norms = cast("list[ElasticBatchNorm2d]", batch_norms(cast("nn.Module", network)))
         try:
             for norm in norms:
                 norm.put_off = []
             total, losses = each(network)
-            gradients = torch.autograd.grad(total, self._parameters, allow_unused=True)
+            gradients = torch.autograd.grad(total, learnt, allow_unused=True)
             return _Outcome(losses.detach(), gradients, [norm.put_off or [] for norm in norms])
         finally:
             self._copies.put(network)
 
     @torch.no_grad()
-    def _keep(self, outcome: _Outcome) -> None:
-        for parameter, gradient in zip(self._parameters, outcome.gradients, strict=True):
+    def _keep(self, outcome: _Outcome, learnt: Sequence[Tensor]) -> None:
+        for parameter, gradient in zip(learnt, outcome.gradients, strict=True):
             if gradient is None:
                 continue
             if parameter.grad is None:
-                parameter.grad = gradient
+                parameter.grad = gradient.clone()  # which may be that of another parameter too
             else:
                 parameter.grad.add_(gradient)
         for norm, moments in zip(self._norms, outcome.moments, strict=True):
@@ -104,16 +113,17 @@ class ArchThreads:
 
 
 def can_run_on_threads(supernet: ModelSpace) -> bool:
-    """Return whether passes of a supernet can run side by side: nothing in it is random or keeps anything but moments.
+    """Return whether passes of a supernet can run side by side: on a CPU, a chain space of elastic batch norms alone.
 
-    That is so of chain spaces of elastic modules whose batch norms are elastic, and which have no dropout.
+    Modules that draw random numbers, in an order that would change, are refused as far as they are known: dropout, drop
+    path, RReLU, attention. A link that draws in its own forward pass is not seen: train it with `stacking="sliced"`.
     """
     network = cast("nn.Module", supernet)
     return (
         isinstance(supernet, ChainSpace)
         and not active_of(supernet).nni_modules
         and all(isinstance(norm, ElasticBatchNorm2d) and norm.momentum is not None for norm in batch_norms(network))
-        and not any(isinstance(module, nn.modules.dropout._DropoutNd) for module in network.modules())
+        and not any(isinstance(module, DRAWS) for module in network.modules())
         and all(each.device.type == "cpu" for each in network.parameters())
     )
 

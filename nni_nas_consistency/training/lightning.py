@@ -277,6 +277,10 @@ class MeanOfLastEpochs(WeightAveraging):
         if self._average_model is not None and self._average_model.n_averaged > 0:
             super()._swap_models(pl_module)
 
+    def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
+        if self._average_model is not None and self._average_model.n_averaged > 0:
+            super()._copy_average_to_current(pl_module)
+
 
 class HeededSigterm(Callback):
     """Lets SIGTERM have the effect that it had before the training, where that has several processes.

@@ -281,7 +281,7 @@ class Phase:
         self.optimization.check()
         if self.ema is not None and self.mean_epochs is not None:
             raise InputError("ema and mean_epochs are two averages of the weights; give one of them")
-        if self.mean_epochs is not None and self.mean_epochs > self.optimization.epochs:
+        if self.mean_epochs is not None and not 1 <= self.mean_epochs <= self.optimization.epochs:
             raise InputError(f"mean_epochs is {self.mean_epochs}, of a training of {self.optimization.epochs} epochs")
         if self.sampling == "macs-bins" and self.macs_bins is None:
             raise InputError("sampling=macs-bins needs bins: add --set macs_bins=FROM:TO:BINS, such as 290e6:360e6:7")
