@@ -5,12 +5,36 @@ torch's SyncBatchNorm is a module of one width, for GPUs alone; this is a functi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes. The gradient of what a process adds is the sum of the gradients in all of them.
+
+    torch's own function for this is deprecated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the sum."""
+        summed = x.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the sum of the gradients."""
+        summed = gradients[0].clone()
+        dist.all_reduce(summed)
+        return summed
+
+
+def _total(x: Tensor) -> Tensor:
+    return cast("Tensor", _Total.apply(x))  # type: ignore[no-untyped-call]
 
 
 def normalise_over_processes(
@@ -33,12 +57,11 @@ def normalise_over_processes(
     archs, c = weight.shape
     b, _, h, w = x.shape
     wide = x if x.dtype == torch.float64 else x.float()
-    total = cast("Callable[[Tensor], Tensor]", all_reduce)
     rows = wide.permute(0, 2, 3, 1).reshape(archs, -1, c)
-    pixels = total(torch.tensor(float(rows.shape[1]), dtype=wide.dtype, device=x.device))
-    mean = total(rows.sum(1)) / pixels
+    pixels = _total(torch.tensor(float(rows.shape[1]), dtype=wide.dtype, device=x.device))
+    mean = _total(rows.sum(1)) / pixels
     centred = rows - mean[:, None]
-    var = total(centred.square().sum(1)) / pixels
+    var = _total(centred.square().sum(1)) / pixels
     y = centred * ((var + eps).rsqrt() * weight)[:, None] + bias[:, None]
     features = y.view(b, h, w, c).permute(0, 3, 1, 2).to(x.dtype)
     return features, (mean.detach(), (var * pixels / (pixels - 1)).detach())
