@@ -157,6 +157,21 @@ def test_the_page_on_what_is_left_quotes_its_figures(column, name):
         assert float(told[f"the {third} third"]) == pytest.approx(places[f"{third} third"]["kendall"], abs=0.001)
 
 
+def test_the_page_of_legs_quotes_its_ranks():
+    ranks = json.loads((ROOT / "docs" / "residuals" / "ranks.json").read_text())
+    page = " ".join((ROOT / "docs" / "legs.md").read_text().replace("−", "-").split())
+
+    def told(of: dict, sign: str = "") -> str:
+        return f"{of['value']:{sign}.3f} [{of['low']:{sign}.3f}, {of['high']:{sign}.3f}]"
+
+    for of in ranks.values():
+        assert f"{told(of['scores']['kendall'])} | {told(of['scores']['pearson'])}" in page
+    for name in ("moving average", "last weights"):
+        assert told(ranks[name]["against"]["version 0.1"]["kendall"], "+") in page
+    for measure in ("kendall", "pearson"):
+        assert told(ranks["moving average"]["against"]["last weights"][measure], "+") in page
+
+
 def test_no_committed_report_names_a_folder_of_the_machine():
     for report in (SHIPPED, *MEASURED.values(), *BENCHMARKS.values()):
         assert not re.search(r"[\" ]/\w", json.dumps(report))

@@ -28,7 +28,7 @@ from nni_nas_consistency.files.run_folder import identity_of
 from nni_nas_consistency.images.augmentation import DIGITS_TEST, DIGITS_TRAIN, Mixing
 from nni_nas_consistency.images.datasets import digits
 from nni_nas_consistency.images.loader import EvaluationLoader, TrainingLoader
-from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses
+from nni_nas_consistency.strategies.processes import average_over_processes, gather_losses, shares_of_batch
 from nni_nas_consistency.strategies.sampling import strict_fair_sampler
 from nni_nas_consistency.strategies.steps import label_step, sandwich_step
 from nni_nas_consistency.supernet.active import logits_of
@@ -253,11 +253,11 @@ def in_two_processes(work: Callable[[int], None], folder: Path) -> list[str]:
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_known_to_all(tmp_path):
-    archs = random_archs(DIGITS, 2)
+    archs, place = random_archs(DIGITS, 2), torch.device("cpu")
 
     def work(rank):
-        losses = torch.tensor([1.0, math.nan if rank else 2.0])
-        everyones, shares = gather_losses(losses, archs, images=3 - 2 * rank)
+        shares = shares_of_batch(archs, 3 - 2 * rank, place)
+        everyones = gather_losses(torch.tensor([1.0, math.nan if rank else 2.0]))
         assert everyones[0].tolist() == [1.0, 2.0] and math.isnan(everyones[1, 1])
         assert shares.tolist() == [0.75, 0.25]
 
@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_finite_in_one_process_is_known_to_all(tmp_path):
 
 def test_processes_that_draw_different_archs_are_refused_in_all(tmp_path):
     def work(rank):
-        gather_losses(torch.ones(2), random_archs(DIGITS, 2, seed=rank), images=1)
+        shares_of_batch(random_archs(DIGITS, 2, seed=rank), 1, torch.device("cpu"))
 
     for error in in_two_processes(work, tmp_path):
         assert "RuntimeError: the processes draw different archs; give every process a sampler with the same" in error

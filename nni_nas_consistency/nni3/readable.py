@@ -64,7 +64,7 @@ class ReadableModelSpace(SimplifiedModelSpace):  # type: ignore[misc]
         Raises:
             InputError: A choice of the space cannot be written as text.
         """
-        codec_of(model_space)
+        codec_of(model_space)  # refuses, before any trial, a space whose samples have no code
         space = super().from_model(model_space, evaluator, **configs)
         space.code_of, space.folder = partial(code_in, model_space), folder
         return space  # type: ignore[no-any-return]

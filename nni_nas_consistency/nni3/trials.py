@@ -94,17 +94,17 @@ class TrialRecord:
         return f"{sum(self.failures.values())} trial(s) failed: {', '.join(named[:MOST_NAMES])}{more}"
 
     def _note_score(self, event: FinalMetricEvent) -> None:
-        self._take(event.metric)
-        named = event.metric.get("arch") if isinstance(event.metric, Mapping) else None
-        own = None if event.model.sample is None else self._code_of(event.model.sample)
-        if isinstance(named, str) and own not in (named, None):
+        named, own = self._take(event.metric), self._code(event.model)
+        if named is not None and own not in (named, None):
             event.prevent_default()
             logger.error("NNI hands the score of %s to the trial of %s: it counts for %s alone", named, own, named)
 
-    def _take(self, metric: object) -> None:
-        """Note the score of the arch that a final result names, if it names one."""
-        if isinstance(metric, Mapping) and isinstance(metric.get("arch"), str):
-            self.scores[metric["arch"]] = float(metric["default"])
+    def _take(self, metric: object) -> str | None:
+        """Note the score of the arch that a final result names, and return its code; None if it names none."""
+        if not isinstance(metric, Mapping) or not isinstance(metric.get("arch"), str):
+            return None
+        self.scores[metric["arch"]] = float(metric["default"])
+        return str(metric["arch"])
 
     def _note_end(self, event: TrainingEndEvent) -> bool:
         """Note a failure, and return whether it is the first one of its arch."""
@@ -125,8 +125,10 @@ class TrialRecord:
 
     def _name(self, model: ExecutableModelSpace) -> str:
         """Return the code of a model, or else its sample."""
-        code = None if model.sample is None else self._code_of(model.sample)
-        return str(model.sample) if code is None else code
+        return self._code(model) or str(model.sample)
+
+    def _code(self, model: ExecutableModelSpace) -> str | None:
+        return None if model.sample is None else self._code_of(model.sample)
 
 
 def _may_run_again(engine: ExecutionEngine) -> bool:

@@ -7,6 +7,7 @@ and data. On several processes (Lightning's DDP) all run the same archs, see `pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, cast, get_args
@@ -258,7 +259,7 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         """The threads that the archs of a step run on, or None if they run one by one on all threads of torch."""
         stacking, count = self.strategy.stacking, min(torch.get_num_threads(), MOST_THREADS)
         if stacking == "threads":
-            _check_threads(self.model)
+            _check_threads(self.model)  # once more: it may be on a GPU now
             return ArchThreads(self.model, max(count, 2))
         wanted = stacking == "auto" and not stacked_is_faster(self.model, self.device)
         if not wanted or count < 2 or not can_run_on_threads(self.model):
@@ -280,53 +281,41 @@ class SandwichModule(BaseOneShotLightningModule):  # type: ignore[misc]
         optimizer.zero_grad()
         step = self._step(archs, images)
         bundles = self._bundled(archs, images.device)
-        if self.strategy.sync_batch_norm:
-            losses = self._step_over_processes(step, images, labels, archs, bundles)
-        elif self.trainer.world_size == 1:
+        if self.trainer.world_size == 1:
             threads = self.threads if len(bundles) > 1 else None
             losses = step(self.model, images, labels, bundles, backward=self.manual_backward, threads=threads)
             self._check_finite(losses, archs)
         else:
-            with cast("ParallelStrategy", self.trainer.strategy).block_backward_sync():
-                losses = step(self.model, images, labels, bundles, backward=self.manual_backward)
-            losses = self._of_whole_batch(losses, archs, len(images))
+            losses = self._step_on_processes(step, images, labels, archs, bundles)
         if self.strategy.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.strategy.grad_clip)
         optimizer.step()
         self.advance_lr_schedulers(batch_idx)
         self.log_dict({"train_loss": losses.mean(), "train_loss_first": losses[0]}, prog_bar=True)
 
-    def _step_over_processes(
+    def _step_on_processes(
         self, step: TrainingStep, images: Tensor, labels: Tensor, archs: list[Arch], bundles: list[Bundle]
     ) -> Tensor:
-        """Run a step whose batch norms normalise over all processes, and return the losses of the whole batch, [n].
+        """Run a step on this process's part of a batch, and return the losses of the whole batch, [n].
 
-        Their gradients are those of the sum of the losses of all processes, so each is weighted before.
+        Gradients and running statistics become their averages over all processes. Where batch norms normalise over all
+        of them, gradients cross processes, so that the losses are weighted, not the gradients. A loss that is not
+        finite in any process ends all of them.
         """
-        world = self.trainer.world_size
-        share = float(shares_of_batch(archs, len(images), images.device)[self.global_rank])
+        shares = shares_of_batch(archs, len(images), images.device)
+        share, equal = shares[self.global_rank], torch.full_like(shares[0], 1 / len(shares))
+        sync = self.strategy.sync_batch_norm
 
         def backward(loss: Tensor) -> None:
-            self.manual_backward(loss * (share * world))
+            self.manual_backward(loss * float(share / equal) if sync else loss)
 
         block = cast("ParallelStrategy", self.trainer.strategy).block_backward_sync()
-        with block, statistics_over_processes(self.model):
+        with block, statistics_over_processes(self.model) if sync else nullcontext():
             losses = step(self.model, images, labels, bundles, backward=backward)
-        everyones, shares = gather_losses(losses, archs, len(images))
+        everyones = gather_losses(losses)
         for of_process in everyones:
             self._check_finite(of_process, archs)
-        average_over_processes(self.model, torch.full_like(shares[0], 1 / world))
-        return (everyones * shares[:, None]).sum(0)
-
-    def _of_whole_batch(self, losses: Tensor, archs: list[Arch], images: int) -> Tensor:
-        """Average gradients and running statistics over all processes, and return the losses of the whole batch, [n].
-
-        A loss that is not finite in any process ends all of them.
-        """
-        everyones, shares = gather_losses(losses, archs, images)
-        for of_process in everyones:
-            self._check_finite(of_process, archs)
-        average_over_processes(self.model, shares[self.global_rank])
+        average_over_processes(self.model, equal if sync else share)
         return (everyones * shares[:, None]).sum(0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -19,29 +19,16 @@ from nni_nas_consistency.supernet.modules import ElasticBatchNorm2d
 from nni_nas_consistency.supernet.statistics import batch_norms
 
 
-def gather_losses(losses: Tensor, archs: Sequence[Arch], images: int) -> tuple[Tensor, Tensor]:
-    """Return the losses of all processes, and the share of the batch that each has.
+def shares_of_batch(archs: Sequence[Arch], images: int, device: torch.device) -> Tensor:
+    """Return the share of the batch that each process has, float64 [processes], which sum to 1.
 
     Args:
-        losses: Of the archs on the images of this process, [n].
-        archs: The n archs.
+        archs: What this process is about to run, the n archs of a step.
         images: Images of this process.
-
-    Returns:
-        Losses [processes, n] and shares [processes], which sum to 1; both float64.
+        device: Where the processes exchange tensors.
 
     Raises:
-        RuntimeError: The processes run different archs.
-    """
-    shares = shares_of_batch(archs, images, losses.device)
-    return _gathered(losses.double()), shares
-
-
-def shares_of_batch(archs: Sequence[Arch], images: int, device: torch.device) -> Tensor:
-    """Return the share of the batch that each process has, [processes], and see that all run the same archs.
-
-    Raises:
-        RuntimeError: The processes run different archs.
+        RuntimeError: The processes are about to run different archs.
     """
     drawn = zlib.crc32("\n".join(arch.code for arch in archs).encode())
     head = torch.tensor([drawn, len(archs), images], dtype=torch.float64, device=device)
@@ -49,6 +36,11 @@ def shares_of_batch(archs: Sequence[Arch], images: int, device: torch.device) ->
     if not bool((heads[:, :2] == head[:2]).all()):
         raise RuntimeError("the processes draw different archs; give every process a sampler with the same seed")
     return heads[:, 2] / heads[:, 2].sum()
+
+
+def gather_losses(losses: Tensor) -> Tensor:
+    """Return the losses of all processes, float64 [processes, n], of those of this one, [n]."""
+    return _gathered(losses.double())
 
 
 @contextmanager

@@ -59,9 +59,10 @@ class ArchThreads:
         self.count = count
         self._parameters = list(network.parameters())
         self._norms = cast("list[ElasticBatchNorm2d]", batch_norms(network))
-        self._copies: SimpleQueue[ModelSpace] = SimpleQueue()
+        self._copies: SimpleQueue[tuple[ModelSpace, list[ElasticBatchNorm2d]]] = SimpleQueue()
         for _ in range(count):
-            self._copies.put(_with_same_tensors(network))
+            modules = _with_same_tensors(network)
+            self._copies.put((modules, cast("list[ElasticBatchNorm2d]", batch_norms(modules))))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="arch")
 
     def run(self, passes: Sequence[Pass]) -> list[Tensor]:
@@ -87,8 +88,7 @@ class ArchThreads:
         self._pool.shutdown(cancel_futures=True)
 
     def _outcome(self, each: Pass, learnt: Sequence[Tensor]) -> _Outcome:
-        network = self._copies.get()
-        norms = cast("list[ElasticBatchNorm2d]", batch_norms(cast("nn.Module", network)))
+        network, norms = self._copies.get()
         try:
             for norm in norms:
                 norm.put_off = []
@@ -96,7 +96,7 @@ class ArchThreads:
             gradients = torch.autograd.grad(total, learnt, allow_unused=True)
             return _Outcome(losses.detach(), gradients, [norm.put_off or [] for norm in norms])
         finally:
-            self._copies.put(network)
+            self._copies.put((network, norms))
 
     @torch.no_grad()
     def _keep(self, outcome: _Outcome, learnt: Sequence[Tensor]) -> None:

@@ -258,11 +258,7 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         else:
             y, mean, var = BatchNormOfRows.apply(x, weight, bias, self.eps)  # type: ignore[no-untyped-call]
         pixels = x.numel() // mean.numel()
-        moments = BatchMoments(mean, var * (pixels / (pixels - 1)), widths)
-        if self.put_off is None:
-            self.update_running(moments)
-        else:
-            self.put_off.append(moments)
+        self._keep(BatchMoments(mean, var * (pixels / (pixels - 1)), widths))
         return cast("Tensor", y)
 
     def _update_share(self) -> float:
@@ -289,8 +285,14 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         weight, bias = self._affine(x.shape[1], x)
         mask = channels_present(widths, x.shape[1], x.device).to(weight.dtype)
         y, moments = normalise_over_processes(x, weight * mask, bias * mask, self.eps)
-        self.update_running(BatchMoments(*moments, widths))
+        self._keep(BatchMoments(*moments, widths))
         return y
+
+    def _keep(self, moments: BatchMoments) -> None:
+        if self.put_off is None:
+            self.update_running(moments)
+        else:
+            self.put_off.append(moments)
 
     @torch.no_grad()
     def update_running(self, moments: BatchMoments) -> None:

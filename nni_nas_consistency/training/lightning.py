@@ -364,9 +364,10 @@ def training_evaluator(
         run.last_checkpoint.stem,
         enable_version_counter=False,
     )
-    callbacks = [*_callbacks(run, checkpoint, ema), StepSeeds(seed)]
+    average: WeightAveraging | None = None if ema is None else AveragedWeights(decay=ema)
     if mean_epochs is not None:
-        callbacks.append(MeanOfLastEpochs((optimization.epochs - mean_epochs) * len(batches), len(batches)))
+        average = MeanOfLastEpochs((optimization.epochs - mean_epochs) * len(batches), len(batches))
+    callbacks = [*_callbacks(run, checkpoint, average), StepSeeds(seed)]
     if resume:
         callbacks.append(Resumed(run.last_checkpoint))
     trainer = Trainer(
@@ -393,7 +394,7 @@ def training_evaluator(
     )
 
 
-def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None) -> list[Callback]:
+def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, average: WeightAveraging | None) -> list[Callback]:
     callbacks: list[Callback] = [
         run.timer,
         checkpoint,
@@ -405,8 +406,8 @@ def _callbacks(run: TrainingRun, checkpoint: ModelCheckpoint, ema: float | None)
         callbacks.append(HeededSigterm())
     if run.checkpoint_steps is not None:
         callbacks.append(StepCheckpoints(run.last_checkpoint, run.checkpoint_steps))
-    if ema is not None:
-        callbacks.append(AveragedWeights(decay=ema))
+    if average is not None:
+        callbacks.append(average)
     if run.identity is not None:
         callbacks.append(RunIdentity(run.identity))
     if run.keep_epochs:
