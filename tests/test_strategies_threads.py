@@ -4,6 +4,7 @@ Running statistics differ by rounding where torch's own batch norm runs, as it d
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -127,10 +128,12 @@ def test_a_strategy_trains_the_same_supernet_on_threads():
 
 
 class ThreadsOfSteps(Callback):
-    """Notes whether a step has left threads for archs, and how many torch has."""
+    """Notes whether a step has left threads for archs, and how many torch has in a thread that begins afterwards."""
 
-    def on_train_batch_end(self, *arguments):
-        self.torch = torch.get_num_threads()
+    def on_train_batch_end(self, trainer, module, *arguments):
+        self.module = module  # which is kept, as a script may keep it
+        with ThreadPoolExecutor(1) as other:
+            self.torch = other.submit(torch.get_num_threads).result()
         self.archs = any(thread.name.startswith("arch") for thread in threading.enumerate())
 
 
@@ -144,8 +147,9 @@ def test_archs_that_are_too_large_to_stack_have_threads_where_torch_has_two(thre
 
 
 def test_the_threads_of_a_training_end_with_it():
-    before = threading.active_count()
-    trained(SandwichStrategy(3, stacking="threads"), evaluator_for(*small_batch()))
+    before, seen = threading.active_count(), ThreadsOfSteps()
+    trained(SandwichStrategy(3, stacking="threads"), evaluator_for(*small_batch(), callbacks=[seen]))
+    assert seen.archs
     assert threading.active_count() == before
 
 
